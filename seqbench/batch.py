@@ -1,0 +1,166 @@
+"""Batches: the only place where sequences are padded, masked and bucketed by length.
+
+Shape letters: B batch, T time. Id 0 is padding and nothing else; padding stands on the right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Ints = npt.NDArray[np.int64]
+
+PADDING = 0
+UNSCORED = -1  # a target at which no answer is asked
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids with their lengths and targets.
+
+    Attributes:
+        ids_BT: token ids, 0 at padding.
+        lengths_B: number of valid tokens, at least 1.
+        targets: ``(B,)`` for one answer per sequence, or ``(B, T)`` with -1 where nothing is asked.
+    """
+
+    ids_BT: Ints
+    lengths_B: Ints
+    targets: Ints
+
+    @property
+    def valid_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.lengths_B.sum())
+
+    def digest(self) -> str:
+        """Fingerprint of the batch, to show that two models saw the same data."""
+        parts = (self.ids_BT, self.lengths_B, self.targets)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
+
+    def tensors(self, device: torch.device | str = "cpu") -> TensorBatch:
+        """The same batch as torch tensors on ``device``."""
+        import torch
+
+        ids_BT, lengths_B, targets = (
+            torch.from_numpy(array).to(device, non_blocking=True)
+            for array in (self.ids_BT, self.lengths_B, self.targets)
+        )
+        return TensorBatch(ids_BT, lengths_B, ids_BT != PADDING, targets)
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """A batch on a device; ``mask_BT`` is True at valid tokens."""
+
+    ids_BT: torch.Tensor
+    lengths_B: torch.Tensor
+    mask_BT: torch.Tensor
+    targets: torch.Tensor
+
+
+def pad(rows: Sequence[npt.ArrayLike], targets: Sequence[object] | Ints, *, extra: int = 0) -> Batch:
+    """Pad rows on the right to the longest of them, plus ``extra`` columns (used by tests).
+
+    >>> pad([[5, 6, 7], [8]], [0, 1]).ids_BT.tolist()
+    [[5, 6, 7], [8, 0, 0]]
+    """
+    arrays = [np.asarray(row, dtype=np.int64) for row in rows]
+    lengths_B = np.array([len(row) for row in arrays], dtype=np.int64)
+    if len(arrays) == 0 or lengths_B.min() < 1:
+        raise ValueError("a batch needs at least one row and each row at least one token")
+    width = int(lengths_B.max()) + extra
+    per_token = np.ndim(targets[0]) == 1
+    targets_out = (
+        _fill([np.asarray(t, dtype=np.int64) for t in targets], width, UNSCORED)
+        if per_token
+        else np.asarray(targets, dtype=np.int64)
+    )
+    return Batch(_fill(arrays, width, PADDING), lengths_B, targets_out)
+
+
+def _fill(rows: Sequence[Ints], width: int, value: int) -> Ints:
+    filled = np.full((len(rows), width), value, dtype=np.int64)
+    for line, row in zip(filled, rows, strict=True):
+        line[: len(row)] = row
+    return filled
+
+
+def trim(batch: Batch) -> Batch:
+    """Cut columns that are padding in every row."""
+    width = int(batch.lengths_B.max())
+    targets = batch.targets[:, :width] if batch.targets.ndim == 2 else batch.targets
+    return Batch(batch.ids_BT[:, :width], batch.lengths_B, targets)
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Many sequences in one flat array, gathered into padded batches without a copy per row.
+
+    Attributes:
+        tokens: all token ids, one sequence after another.
+        offsets: ``(N + 1,)`` where each sequence starts; the last entry is the total.
+        targets: ``(N,)`` one answer per sequence.
+    """
+
+    tokens: npt.NDArray[np.integer]
+    offsets: Ints
+    targets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each sequence, ``(N,)``."""
+        return np.diff(self.offsets)
+
+    def take(self, index_B: Ints) -> Batch:
+        """Gather the sequences at ``index_B`` into one padded batch."""
+        lengths_B = self.lengths[index_B]
+        steps_T = np.arange(int(lengths_B.max()))
+        valid_BT = steps_T < lengths_B[:, None]
+        flat_BT = np.where(valid_BT, self.offsets[index_B][:, None] + steps_T, 0)
+        ids_BT = np.where(valid_BT, self.tokens[flat_BT], PADDING).astype(np.int64)
+        return Batch(ids_BT, lengths_B, self.targets[index_B])
+
+    def subset(self, index: Ints) -> TokenRows:
+        """The sequences at ``index``, in that order."""
+        lengths = self.lengths[index]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = np.repeat(self.offsets[index] - offsets[:-1], lengths)
+        return TokenRows(self.tokens[np.arange(offsets[-1]) + starts], offsets, self.targets[index])
+
+
+def bucketed(
+    lengths: Ints, batch_size: int, rng: np.random.Generator, pool: int = 12
+) -> Iterator[Ints]:
+    """One epoch of index batches in random order, similar lengths together.
+
+    Sequences are shuffled, cut into pools of ``pool`` batches, sorted by length inside each pool, and the
+    batches of the epoch are shuffled again: order stays random while padding nearly vanishes. The order
+    depends on ``rng`` alone, so every model of a seed sees the same batches.
+    """
+    order = rng.permutation(len(lengths))
+    batches: list[Ints] = []
+    for start in range(0, len(order), pool * batch_size):
+        chunk = order[start : start + pool * batch_size]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    for index in rng.permutation(len(batches)):
+        yield batches[index]
+
+
+def in_length_order(lengths: Ints, batch_size: int) -> Iterator[Ints]:
+    """Every sequence once, shortest first: the cheapest order for evaluation."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

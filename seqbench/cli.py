@@ -1,0 +1,124 @@
+"""The command line: help, composition through Hydra, errors in one line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from seqbench.errors import UsageError
+
+EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_PLAIN_HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with 0 (fine), 1 (a run failed) or 2 (usage)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if any(arg in ("--help", "-h") for arg in args):
+        from seqbench.help import help_text
+
+        print(help_text())
+        sys.exit(EXIT_FINE)
+    if "--version" in args:
+        import seqbench
+
+        print(f"seqbench {seqbench.__version__}")
+        sys.exit(EXIT_FINE)
+    try:
+        jobs = compose(args)
+        if any(arg.split("=")[0] in _PLAIN_HYDRA_FLAGS for arg in args):
+            sys.exit(EXIT_FINE)
+        sys.exit(_run(jobs, args))
+    except UsageError as error:
+        print(f"seqbench: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _run(jobs: list[Any], args: list[str]) -> int:
+    """Run the sweep and report on it; Ctrl-C and SIGTERM end it cleanly and say how to go on."""
+    from rich.console import Console
+
+    from seqbench import hooks
+    from seqbench.sweep import resume_command, run_sweep, sweep_folder
+
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        folder = run_sweep(jobs, args, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"\ninterrupted; finished runs are kept in {sweep_folder(jobs)}\n"
+            f"go on with: {resume_command(args)}", highlight=False, markup=False,
+        )  # fmt: skip
+        return EXIT_FAILED
+    return hooks.finish(folder, Path(jobs[0].reports_dir), console)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def conf_folder() -> Path:
+    """The configuration folder: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UsageError(f"no conf/config.yaml beside {package}; reinstall seqbench")
+
+
+def compose(args: list[str]) -> list[Any]:
+    """Compose every job of the command line and check it; nothing heavy has been imported.
+
+    Raises:
+        UsageError: one line that names the key, what is wrong and what would be right.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from seqbench.config import Job, checked
+    from seqbench.overrides import check_overrides, explain
+    from seqbench.registry import plugins
+
+    store = ConfigStore.instance()
+    store.store(name="job_schema", node=Job)
+    for group in ("model", "task"):
+        for name, cls in plugins(group).items():
+            store.store(group=group, name=name, node=cls)
+    check_overrides(args)
+    jobs: list[Job] = []
+
+    def collect(config: DictConfig) -> None:
+        job = OmegaConf.to_object(config)
+        assert isinstance(job, Job)
+        jobs.append(checked(job))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed as tracebacks
+    sys.argv[1:] = args
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(collect)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(explain(error)) from error
+    for job in jobs:
+        for probe in job.probes:
+            known_probe(probe)
+    return jobs
+
+
+def known_probe(name: str) -> None:
+    """Check a probe's name without importing torch: probes are named after their files.
+
+    Raises:
+        UsageError: no such probe.
+    """
+    from seqbench.errors import nearest
+
+    files = {path.stem for path in (Path(__file__).parent / "probes").glob("*.py")} - {"__init__", "base"}
+    if name not in files:
+        raise UsageError(f"probes={name}: no such probe; {nearest(name, files)}")

@@ -1,0 +1,144 @@
+"""The settings of a job: what Hydra composes and what every run records. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqbench.errors import UsageError
+from seqbench.models.base import ModelConfig
+from seqbench.schema import check, setting
+from seqbench.tasks.base import TaskConfig
+
+
+@dataclass
+class NetworkConfig:
+    """Everything around the encoder; the same for every model of a comparison."""
+
+    embedding: str = setting("learned", "how token ids become vectors", choices=("learned", "onehot"))
+    embedding_width: int = setting(48, "width of learned embeddings", minimum=1)
+    readout: str = setting(
+        "last", "many-to-one summary: last valid state, mean or maximum", choices=("last", "mean", "max")
+    )
+    dropout: float = setting(
+        0.0, "dropout after the embedding and before the head", minimum=0.0, maximum=0.95
+    )
+
+
+@dataclass
+class TrainConfig:
+    """The budget and the optimiser (AdamW); the same for every model unless tuned."""
+
+    steps: int = setting(400, "most training steps", unit="steps", minimum=1)
+    epochs: float | None = setting(
+        None, "passes over a fixed data set; replaces steps", unit="epochs", minimum=0.001
+    )
+    batch_size: int = setting(32, "sequences per step", minimum=1)
+    lr: float = setting(3e-3, "peak learning rate", minimum=0.0)
+    weight_decay: float = setting(0.0, "decoupled weight decay", minimum=0.0)
+    warmup: float = setting(0.1, "share of the steps with rising learning rate", minimum=0.0, maximum=1.0)
+    schedule: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
+    clip: float = setting(1.0, "largest gradient norm; 0: never clip", minimum=0.0)
+    eval_every: int = setting(50, "steps between evaluations", unit="steps", minimum=1)
+    eval_examples: int = setting(512, "held-out sequences per evaluation (fresh data)", minimum=1)
+    test_examples: int = setting(2048, "held-out sequences of the final test (fresh data)", minimum=1)
+    stop_when_solved: bool = setting(True, "stop once task.solved_at is reached twice in a row")
+    keep_best: bool = setting(False, "test the weights with the best validation accuracy")
+    log_every: int = setting(10, "steps between synchronisations for logging", unit="steps", minimum=1)
+
+
+@dataclass
+class MatchConfig:
+    """Fairness of size: the width is solved so that every model has the same number of parameters."""
+
+    by: str = setting("params", "what is made equal", choices=("params", "none"))
+    target: int = setting(
+        35_000, "trainable parameters of encoder and head; the shared embedding is not counted", minimum=1
+    )
+
+
+@dataclass
+class SpeedConfig:
+    """The undisturbed speed measurement after training: alone on the machine, in a process of its own."""
+
+    enabled: bool = setting(True, "measure speed after training")
+    lengths: list[int] = setting(
+        [], "extra rungs of the task's ladder to time; empty: its own rungs", minimum=1
+    )
+    seconds: float = setting(0.4, "time spent on each rung", unit="s", minimum=0.0)
+    min_steps: int = setting(7, "fewest timed steps of each rung", unit="steps", minimum=3)
+
+
+@dataclass
+class LimitConfig:
+    """What a run may use before it is stopped and recorded as such."""
+
+    time_s: float = setting(7200.0, "wall-clock limit of a run", unit="s", minimum=1.0)
+
+
+@dataclass
+class Job:
+    """One point of a sweep: task x model x settings, with all its seeds."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    limit: LimitConfig = field(default_factory=LimitConfig)
+    seeds: Any = setting(3, "number of seeds (0, 1, ...), or a list of seeds")
+    probes: list[str] = setting(["gradient_flow"], "what to measure on each network")
+    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    workers: int | None = setting(
+        None, "runs side by side, one thread each; null: one per core (one on a GPU)", minimum=1
+    )
+    sweep: str = setting("", "name of the folder below runs/; empty: made from the command")
+    runs_dir: str = setting("runs", "where records are written")
+    reports_dir: str = setting("reports", "where reports are written")
+    cache_dir: str | None = setting(None, "prepared data sets; null: the user's cache folder")
+    force: bool = setting(False, "redo runs that are already finished")
+
+    def check(self) -> None:
+        """Normalise the seeds and refuse impossible ones."""
+        self.seeds = seed_list(self.seeds)
+
+
+# Settings that say where and how often, not what: they do not change a run's identity.
+_NOT_IDENTITY = ("seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "limit")
+
+
+def seed_list(value: Any) -> list[int]:
+    """Turn ``seeds`` into a list.
+
+    >>> seed_list(3), seed_list([7, 9])
+    ([0, 1, 2], [7, 9])
+    """
+    seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    valid = (
+        isinstance(seeds, list)
+        and len(seeds) > 0
+        and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+        and len(set(seeds)) == len(seeds)
+    )
+    if not valid:
+        raise UsageError(f"seeds={value}: expected a positive number, or a list of different seeds like [0,1,2]")
+    return list(seeds)
+
+
+def checked(job: Job) -> Job:
+    """Check every setting of a job.
+
+    Raises:
+        UsageError: names the first key that cannot be used.
+    """
+    check(job)
+    return job
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """The job as plain data, as recorded with each run (without settings that change nothing)."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(job)))
+    return {key: value for key, value in plain.items() if key not in _NOT_IDENTITY}

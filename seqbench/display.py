@@ -1,0 +1,94 @@
+"""Live progress in the terminal: a row per running run, a line the moment one ends."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from seqbench.isolate import last_event
+from seqbench.plan import Unit
+from seqbench.records import Run
+
+_PLAIN_EVERY_S = 20.0
+
+
+class Display:
+    """Rows that update in place on a terminal; plain lines elsewhere."""
+
+    def __init__(self, console: Console, total: int, reused: int) -> None:
+        self.console, self.total, self.count = console, total, reused
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[note]}"),
+            console=console, transient=True, auto_refresh=False,
+        )  # fmt: skip
+        self.live = console.is_terminal
+        self._rows: dict[str, TaskID] = {}
+        self._all = self.progress.add_task("all runs", total=total, completed=reused, note="")
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def tick(self, running: list[Unit]) -> None:
+        """Show where every running unit is."""
+        due = time.monotonic() - self._said >= _PLAIN_EVERY_S
+        if not (self.live or due):
+            return
+        self._said = time.monotonic() if due else self._said
+        for unit in running:
+            note, step, steps = describe_event(unit)
+            if not self.live:
+                self.console.print(f"  running  {unit.label}  {note}", highlight=False, markup=False)
+                continue
+            if unit.identity not in self._rows:
+                self._rows[unit.identity] = self.progress.add_task(unit.label, total=None, note="")
+            self.progress.update(self._rows[unit.identity], completed=step, total=steps, note=note)
+        if self.live:
+            self.progress.update(self._all, note=f"{self.count}/{self.total}")
+            self.progress.refresh()
+
+    def ended(self, unit: Unit, run: Run) -> None:
+        """Say how a unit ended."""
+        self.count += 1
+        if unit.identity in self._rows:
+            self.progress.remove_task(self._rows.pop(unit.identity))
+        self.progress.update(self._all, completed=self.count)
+        width = len(str(self.total))
+        line = f"[{self.count:{width}}/{self.total}] {run.status:<9} {unit.label:<42} {outcome(run)}"
+        self.console.print(
+            line, style=None if run.status == "done" else "bold red", highlight=False, markup=False
+        )
+
+
+def describe_event(unit: Unit) -> tuple[str, int, int | None]:
+    """The newest progress of a running unit as ``(words, step, steps)``."""
+    event = last_event(unit.folder)
+    if event is None:
+        return "starting" if unit.kind == "train" else "timing, alone on the machine", 0, None
+    step, steps = int(event["step"]), int(event["steps"])
+    left_s = event["elapsed_s"] / max(1, step) * (steps - step)
+    accuracy = "" if event["accuracy"] is None else f"  accuracy {event['accuracy']:.3f}"
+    note = f"step {step}/{steps}  loss {event['loss']:.3f}{accuracy}  <= {left_s:.0f} s left"
+    return note, step, steps
+
+
+def outcome(run: Run) -> str:
+    """A run's result in a few words."""
+    metrics = run.metrics
+    if run.error is not None:
+        return f"{run.error['type']}: {run.error['message'].splitlines()[0] if run.error['message'] else ''}"
+    if run.kind == "speed":
+        return "speed measured"
+    solved = f"  solved at step {metrics['solved_step']}" if metrics.get("solved") else ""
+    return (
+        f"test accuracy {metrics['test_accuracy']:.3f}{solved}  "
+        f"{metrics['steps']} steps  {metrics['train_cpu_s']:.1f} CPU s"
+    )

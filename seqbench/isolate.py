@@ -1,0 +1,173 @@
+"""A child process per unit: time limit, crash = a record, several side by side, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from seqbench import environment, records
+from seqbench.config import Job, settings
+from seqbench.errors import UsageError
+from seqbench.plan import Unit
+from seqbench.records import DamagedRecord, Run
+
+_POLL_S = 0.25
+_LAST_LINES = 5
+
+
+@dataclass
+class Child:
+    """A running child process and when it started."""
+
+    unit: Unit
+    process: ForkServerProcess
+    started: float
+
+
+class Pool:
+    """Runs units in child processes forked from a warm server that has imported torch."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["seqbench.worker"])
+        self._running: list[Child] = []
+
+    @property
+    def running(self) -> list[Unit]:
+        """The units at work now."""
+        return [child.unit for child in self._running]
+
+    def prepare(self, job: Job, cache: Path, scratch: Path) -> None:
+        """Prepare a task's data in a child.
+
+        Raises:
+            UsageError: the data cannot be used.
+        """
+        failure = scratch / f"prepare-{os.getpid()}.txt"
+        failure.unlink(missing_ok=True)
+        process = self._context.Process(target=_prepare, args=(job, cache, failure))
+        process.start()
+        process.join()
+        if failure.exists():
+            reason = failure.read_text(encoding="utf-8")
+            failure.unlink()
+            raise UsageError(reason)
+        if process.exitcode != 0:
+            raise UsageError(f"task '{job.task.name}': preparing the data ended with code {process.exitcode}")
+
+    def run(self, units: list[Unit], tick: Callable[[], None]) -> Iterator[tuple[Unit, Run]]:
+        """Run all units, yielding each with its record as it ends; ``tick`` is called while waiting."""
+        waiting = list(units)
+        try:
+            while waiting or self._running:
+                while waiting and len(self._running) < self.slots:
+                    self._start(waiting.pop(0))
+                wait([child.process.sentinel for child in self._running], timeout=_POLL_S)
+                tick()
+                for child in [c for c in self._running if not c.process.is_alive()]:
+                    self._running.remove(child)
+                    child.process.join()
+                    yield child.unit, self._record(child, child.process.exitcode)
+                self._enforce_limits()
+        finally:
+            self._stop_all()
+
+    def _start(self, unit: Unit) -> None:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        for name in (records.RUN_FILE, records.EVENTS_FILE):
+            (unit.folder / name).unlink(missing_ok=True)
+        process = self._context.Process(target=_execute, args=(unit,))
+        process.start()
+        self._running.append(Child(unit, process, time.monotonic()))
+
+    def _record(self, child: Child, code: int | None) -> Run:
+        """The child's record; if it left none, one that says how it died."""
+        try:
+            return records.read_run(child.unit.folder)
+        except FileNotFoundError:
+            message = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            status = "killed" if code is not None and code < 0 else "failed"
+            return write_failure(child.unit, status, "ProcessEnded", message)
+        except DamagedRecord as error:
+            return write_failure(child.unit, "damaged", "DamagedRecord", str(error))
+
+    def _enforce_limits(self) -> None:
+        for child in list(self._running):
+            limit_s = child.unit.job.limit.time_s
+            if time.monotonic() - child.started > limit_s:
+                _kill(child)
+                write_failure(child.unit, "timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
+
+    def _stop_all(self) -> None:
+        """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted."""
+        for child in self._running:
+            _kill(child)
+            write_failure(child.unit, "interrupted", "Interrupted", "the sweep was stopped")
+        self._running = []
+
+
+def _execute(unit: Unit) -> None:
+    from seqbench.worker import execute
+
+    execute(unit)
+
+
+def _prepare(job: Job, cache: Path, failure: Path) -> None:
+    from seqbench.worker import prepare
+
+    prepare(job, cache, failure)
+
+
+def _kill(child: Child) -> None:
+    """Kill the child with everything it started (it leads its own process group)."""
+    pid = child.process.pid
+    try:
+        if pid is not None and os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            child.process.kill()
+    except ProcessLookupError:
+        pass  # it ended by itself in the meantime
+    child.process.join()
+
+
+def write_failure(unit: Unit, status: str, kind: str, message: str) -> Run:
+    """Record a unit whose child could not do so itself; keeps the last lines of its log."""
+    log = unit.folder / records.LOG_FILE
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    run = Run(
+        kind=unit.kind,
+        identity=unit.identity,
+        status=status,
+        task=unit.job.task.name,
+        rung=unit.rung,
+        model=unit.job.model.name,
+        seed=unit.seed,
+        config=settings(unit.job),
+        card=dataclasses.asdict(unit.job.task.card()),
+        environment=environment.describe(),
+        error={"type": kind, "message": message, "place": " | ".join(tail[-_LAST_LINES:])[:2000]},
+    )
+    return records.write_run(unit.folder, run, {})
+
+
+def last_event(folder: Path) -> dict[str, Any] | None:
+    """The newest progress line of a run."""
+    import json
+
+    try:
+        lines = (folder / records.EVENTS_FILE).read_bytes().splitlines()
+        event: dict[str, Any] = json.loads(lines[-1])
+    except (OSError, IndexError, ValueError):
+        return None  # nothing written yet, or the last line is still being written
+    return event

@@ -1,0 +1,1 @@
+"""The torch modules that models build: encoders and the scans below them."""

@@ -1,0 +1,118 @@
+"""Recurrent layers. Sequences are padded, never packed: packing leaves the fused CPU kernels and its
+per-step backward pass is quadratic in length (pytorch#149194); right padding is exact for a causal layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqbench.layers.base import Chain, Encoder
+from seqbench.layers.scan import ElmanScan, GRUScan
+
+
+def stack(layers: int, width_in: int, layer: Callable[[int], Encoder]) -> Encoder:
+    """Stack ``layers`` layers, each built from the width it reads."""
+    built: list[Encoder] = []
+    for _ in range(layers):
+        built.append(layer(built[-1].width_out if built else width_in))
+    return built[0] if layers == 1 else Chain(built)
+
+
+class _ScanLayer(Encoder):
+    """Weights of a scan: an input projection with bias and a recurrent matrix."""
+
+    gates: int
+
+    def __init__(self, width_in: int, hidden: int) -> None:
+        super().__init__()
+        self.width_out = hidden
+        self.project = nn.Linear(width_in, self.gates * hidden)
+        self.recurrent = nn.Parameter(torch.empty(self.gates * hidden, hidden))
+        bound = 1 / math.sqrt(hidden)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def start(self, x_BTD: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The input projection in time-major layout, and the initial state."""
+        pre_TBG = self.project(x_BTD.transpose(0, 1))
+        h0_BH = x_BTD.new_zeros(x_BTD.shape[0], self.width_out) if state is None else state
+        return pre_TBG, h0_BH
+
+
+class ElmanLayer(_ScanLayer):
+    """One Elman layer over :class:`ElmanScan`; equals ``nn.RNN`` (whose two biases only ever add up)."""
+
+    gates = 1
+    kernel = "time-major scan (torch)"
+
+    def __init__(self, width_in: int, hidden: int, nonlinearity: str, init: str) -> None:
+        super().__init__(width_in, hidden)
+        self.relu = nonlinearity == "relu"
+        if init == "orthogonal":
+            nn.init.orthogonal_(self.recurrent)
+        elif init == "identity":
+            nn.init.eye_(self.recurrent)
+            nn.init.zeros_(self.project.bias)
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        pre_TBH, h0_BH = self.start(x_BTD, state)
+        h_TBH = ElmanScan.apply(pre_TBH, h0_BH, self.recurrent, self.relu)
+        return h_TBH.transpose(0, 1), h_TBH[-1]
+
+
+class GRULayer(_ScanLayer):
+    """One GRU layer over :class:`GRUScan`; equals ``nn.GRU``."""
+
+    gates = 3
+    kernel = "time-major scan (torch)"
+
+    def __init__(self, width_in: int, hidden: int, update_bias: float | None) -> None:
+        super().__init__(width_in, hidden)
+        bound = 1 / math.sqrt(hidden)
+        self.recurrent_bias = nn.Parameter(torch.empty(3 * hidden).uniform_(-bound, bound))
+        if update_bias is not None:
+            with torch.no_grad():
+                self.project.bias[hidden : 2 * hidden] = update_bias
+                self.recurrent_bias[hidden : 2 * hidden] = 0
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        pre_TBG, h0_BH = self.start(x_BTD, state)
+        h_TBH = GRUScan.apply(pre_TBG, h0_BH, self.recurrent, self.recurrent_bias)
+        return h_TBH.transpose(0, 1), h_TBH[-1]
+
+
+class LSTMLayer(Encoder):
+    """One LSTM layer on torch's fused kernel (oneDNN on CPU, cuDNN on GPU)."""
+
+    kernel = "nn.LSTM (fused)"
+
+    def __init__(
+        self, width_in: int, hidden: int, forget_bias: float | None, chrono: int | None
+    ) -> None:
+        super().__init__()
+        self.width_out = hidden
+        self.lstm = nn.LSTM(width_in, hidden, batch_first=True)
+        forget = slice(hidden, 2 * hidden)
+        with torch.no_grad():
+            if chrono is not None:
+                spans_H = torch.empty(hidden, device=self.lstm.bias_ih_l0.device).uniform_(1, chrono - 1)
+                self.lstm.bias_hh_l0[: 2 * hidden] = 0
+                self.lstm.bias_ih_l0[forget] = spans_H.log()
+                self.lstm.bias_ih_l0[:hidden] = -spans_H.log()
+            elif forget_bias is not None:
+                self.lstm.bias_ih_l0[forget] = forget_bias
+                self.lstm.bias_hh_l0[forget] = 0
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        return self.lstm(x_BTD, state)  # type: ignore[no-any-return]

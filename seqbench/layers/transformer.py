@@ -1,0 +1,112 @@
+"""Transformer blocks over ``scaled_dot_product_attention``.
+
+Shape letters: B batch, T time, H width, K heads, E width of a head (H = K E).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqbench.layers.base import Encoder
+
+if TYPE_CHECKING:
+    from seqbench.models.transformer import Transformer
+
+
+class TransformerEncoder(Encoder):
+    """Input projection (only where widths differ), positions, blocks, final norm (pre-norm only)."""
+
+    kernel = "scaled_dot_product_attention"
+
+    def __init__(self, width_in: int, hidden: int, config: Transformer) -> None:
+        super().__init__()
+        self.width_out = hidden
+        self.causal = config.causal
+        self.positions = config.positions
+        self.enter = nn.Identity() if width_in == hidden else nn.Linear(width_in, hidden)
+        self.blocks = nn.ModuleList([Block(hidden, config) for _ in range(config.layers)])
+        self.leave = nn.LayerNorm(hidden) if config.norm == "pre" else nn.Identity()
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        x_BTH = self.enter(x_BTD)
+        if self.positions == "sinusoidal":
+            x_BTH = x_BTH + sinusoids(x_BTH.shape[1], self.width_out, x_BTH)
+        # With right padding a causal mask already hides padding; otherwise the keys are masked.
+        keys_B11T = None if self.causal or mask_BT is None else mask_BT[:, None, None, :]
+        for block in self.blocks:
+            x_BTH = block(x_BTH, keys_B11T)
+        return self.leave(x_BTH), None
+
+
+class Block(nn.Module):
+    """Multi-head self-attention and a feed-forward part, each with norm and (optionally) residual."""
+
+    def __init__(self, hidden: int, config: Transformer) -> None:
+        super().__init__()
+        inner = max(1, round(hidden * config.feedforward_ratio))
+        self.attention = Attention(hidden, config)
+        self.feedforward = nn.Sequential(
+            nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden)
+        )
+        self.norms = nn.ModuleList([nn.LayerNorm(hidden), nn.LayerNorm(hidden)])
+        self.drop = nn.Dropout(config.dropout)
+        self.pre, self.residual = config.norm == "pre", config.residual
+
+    def forward(self, x_BTH: Tensor, keys_B11T: Tensor | None) -> Tensor:
+        x_BTH = self._sublayer(0, x_BTH, lambda y: self.attention(y, keys_B11T))
+        return self._sublayer(1, x_BTH, self.feedforward)
+
+    def _sublayer(self, index: int, x_BTH: Tensor, function: Any) -> Tensor:
+        norm = self.norms[index]
+        y_BTH = self.drop(function(norm(x_BTH) if self.pre else x_BTH))
+        y_BTH = x_BTH + y_BTH if self.residual else y_BTH
+        return y_BTH if self.pre else norm(y_BTH)
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, hidden: int, config: Transformer) -> None:
+        super().__init__()
+        self.heads, self.causal, self.rotary = config.heads, config.causal, config.positions == "rotary"
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+    def forward(self, x_BTH: Tensor, keys_B11T: Tensor | None) -> Tensor:
+        batch, time, hidden = x_BTH.shape
+        qkv = self.qkv(x_BTH).view(batch, time, 3, self.heads, hidden // self.heads)
+        q_BKTE, k_BKTE, v_BKTE = qkv.permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            q_BKTE, k_BKTE = rotate(q_BKTE), rotate(k_BKTE)
+        y_BKTE = F.scaled_dot_product_attention(
+            q_BKTE, k_BKTE, v_BKTE, attn_mask=keys_B11T, is_causal=self.causal
+        )
+        return self.out(y_BKTE.transpose(1, 2).reshape(batch, time, hidden))  # type: ignore[no-any-return]
+
+
+def angles(time: int, width: int, like: Tensor) -> Tensor:
+    """Position times frequency, ``(T, width / 2)`` (Vaswani et al. 2017, section 3.5)."""
+    exponent = torch.arange(0, width, 2, device=like.device, dtype=like.dtype) / width
+    frequency = torch.exp(-math.log(10_000.0) * exponent)
+    return torch.arange(time, device=like.device, dtype=like.dtype)[:, None] * frequency
+
+
+def sinusoids(time: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoidal positions ``(T, width)``: sines in the first half, cosines in the second."""
+    turn = angles(time, width, like)
+    return torch.cat([turn.sin(), turn.cos()], dim=1)
+
+
+def rotate(x_BKTE: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, 2104.09864): rotate pairs of channels by their angle."""
+    turn = angles(x_BKTE.shape[2], x_BKTE.shape[3], x_BKTE)
+    cos, sin = turn.cos(), turn.sin()
+    first, second = x_BKTE.chunk(2, dim=3)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=3)

@@ -1,0 +1,84 @@
+"""Recurrent models: Elman RNN, LSTM, GRU and the bidirectional LSTM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seqbench.models.base import ModelConfig
+from seqbench.registry import register
+from seqbench.schema import setting
+
+if TYPE_CHECKING:
+    from seqbench.layers.base import Encoder
+
+
+@register("model")
+@dataclass
+class RNN(ModelConfig):
+    """Vanilla recurrent network, h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990)."""
+
+    name: str = "rnn"
+    nonlinearity: str = setting("tanh", "activation of the state", choices=("tanh", "relu"))
+    init: str = setting(
+        "default",
+        "recurrent matrix: U(-1/sqrt(H), 1/sqrt(H)), orthogonal, or identity (Le et al. 2015)",
+        choices=("default", "orthogonal", "identity"),
+    )
+
+    def build(self, width_in: int, hidden: int) -> Encoder:
+        from seqbench.layers.recurrent import ElmanLayer, stack
+
+        return stack(
+            self.layers,
+            width_in,
+            lambda width: ElmanLayer(width, hidden, self.nonlinearity, self.init),
+        )
+
+
+@register("model")
+@dataclass
+class LSTM(ModelConfig):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
+
+    name: str = "lstm"
+    forget_bias: float | None = setting(
+        None, "initial bias of the forget gate; null keeps torch's small random one"
+    )
+    chrono: int | None = setting(
+        None, "chrono initialisation for dependencies up to this length (1804.11188)", unit="steps", minimum=3
+    )
+
+    def build(self, width_in: int, hidden: int) -> Encoder:
+        from seqbench.layers.recurrent import LSTMLayer, stack
+
+        return stack(
+            self.layers,
+            width_in,
+            lambda width: LSTMLayer(width, hidden, self.forget_bias, self.chrono),
+        )
+
+
+@register("model")
+@dataclass
+class BiLSTM(LSTM):
+    """Two LSTMs, one reading left to right and one right to left (Graves & Schmidhuber 2005)."""
+
+    name: str = "bilstm"
+    bidirectional: bool = setting(True, "read in both directions")
+
+
+@register("model")
+@dataclass
+class GRU(ModelConfig):
+    """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
+
+    name: str = "gru"
+    update_bias: float | None = setting(
+        None, "initial bias of the update gate; null keeps torch's small random one"
+    )
+
+    def build(self, width_in: int, hidden: int) -> Encoder:
+        from seqbench.layers.recurrent import GRULayer, stack
+
+        return stack(self.layers, width_in, lambda width: GRULayer(width, hidden, self.update_bias))

@@ -1,0 +1,90 @@
+"""The network around an encoder: shared embedding, encoder, shared read-out and head.
+
+Shape letters: B batch, T time, D embedding width, H encoder width, C classes, N scored answers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqbench.batch import PADDING, UNSCORED, TensorBatch
+from seqbench.config import NetworkConfig
+from seqbench.layers.base import Bidirectional, Encoder
+from seqbench.models.base import ModelConfig
+
+
+class OneHot(nn.Module):
+    """Token ids as one-hot vectors; padding becomes the zero vector."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        vectors_BTD = F.one_hot(ids_BT, self.vocabulary_size).to(torch.get_default_dtype())
+        return vectors_BTD * (ids_BT != PADDING).unsqueeze(2)
+
+
+class Network(nn.Module):
+    """Ids in, logits of the scored answers out."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: NetworkConfig,
+        vocabulary_size: int,
+        classes: int,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        onehot = config.embedding == "onehot"
+        width = vocabulary_size if onehot else config.embedding_width
+        self.embedding: nn.Module = (
+            OneHot(vocabulary_size) if onehot else nn.Embedding(vocabulary_size, width, padding_idx=PADDING)
+        )
+        self.encoder = build_encoder(model, width, hidden)
+        self.head = nn.Linear(self.encoder.width_out, classes)
+        self.drop = nn.Dropout(config.dropout)
+        self.readout = self.encoder.readout or config.readout
+
+    def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, C)`` and targets ``(N,)`` of every scored answer of the batch."""
+        return self.answer(self.embedding(batch.ids_BT), batch)
+
+    def answer(self, x_BTD: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """The same from embedded tokens; probes differentiate with respect to them."""
+        y_BTH, _ = self.encoder(self.drop(x_BTD), mask_BT=batch.mask_BT)
+        if batch.targets.ndim == 2:
+            scored_BT = batch.targets != UNSCORED
+            return self.head(self.drop(y_BTH[scored_BT])), batch.targets[scored_BT]
+        return self.head(self.drop(self._summary(y_BTH, batch))), batch.targets
+
+    def _summary(self, y_BTH: Tensor, batch: TensorBatch) -> Tensor:
+        if self.readout == "last":
+            return self.encoder.last(y_BTH, batch.lengths_B)
+        mask_BT1 = batch.mask_BT.unsqueeze(2)
+        if self.readout == "mean":
+            return y_BTH.masked_fill(~mask_BT1, 0.0).sum(1) / batch.lengths_B.unsqueeze(1)
+        return y_BTH.masked_fill(~mask_BT1, -math.inf).amax(1)
+
+
+def build_encoder(model: ModelConfig, width_in: int, hidden: int) -> Encoder:
+    """The model's encoder, doubled when both directions are asked for.
+
+    Raises:
+        TypeError: the model built something that is not an :class:`Encoder`.
+    """
+    encoder: Any = model.build(width_in, hidden)
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"model '{model.name}': build() returned {type(encoder).__name__}, expected an Encoder")
+    return Bidirectional(encoder, model.build(width_in, hidden)) if model.bidirectional else encoder
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,98 @@
+"""Check the command line before composing, so that a slip gets one line with the nearest match."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from seqbench.config import Job
+from seqbench.errors import UsageError, nearest
+from seqbench.registry import plugins
+
+_GROUPS = ("model", "task")
+
+
+def check_overrides(args: list[str]) -> None:
+    """Check the names of models, tasks and settings among command-line arguments.
+
+    Raises:
+        UsageError: the first slip, with the nearest match and the choices.
+    """
+    words = [arg for arg in args if not arg.startswith("-") and "=" in arg]
+    loose = [arg for arg in args if not arg.startswith("-") and "=" not in arg and not arg.startswith("~")]
+    if loose and not _takes_value(args, loose[0]):
+        raise UsageError(f"'{loose[0]}': expected key=value; {nearest(loose[0], _top_level_keys())}")
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        raise UsageError(explain(error)) from error
+    chosen = {group: _chosen(group, overrides) for group in _GROUPS}
+    for override in overrides:
+        _check_key(override.key_or_group, chosen)
+
+
+def _takes_value(args: list[str], word: str) -> bool:
+    """Whether ``word`` is the value of a Hydra flag before it (``--cfg job``)."""
+    before = args.index(word) - 1
+    return before >= 0 and args[before].startswith("-") and args[before] not in ("-m", "--multirun")
+
+
+def _chosen(group: str, overrides: list[Override]) -> list[str]:
+    """Names chosen for a group; all of them when the command line does not say."""
+    names: list[str] = []
+    for override in overrides:
+        if override.key_or_group == group and not override.is_delete():
+            names += _values(override)
+    known = plugins(group)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no {group} '{name}'; {nearest(name, known)}")
+    return names or list(known)
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.value())]
+
+
+def _check_key(key: str, chosen: dict[str, list[str]]) -> None:
+    """A key must be a setting of the job, or of a chosen model or task."""
+    first, *rest = key.split(".")
+    if first.split("/")[0] in ("hydra", "experiment", "budget", "tuned"):
+        return
+    if first not in _top_level_keys():
+        raise UsageError(f"no setting '{key}'; {nearest(first, _top_level_keys())}")
+    if not rest:
+        return
+    if first in _GROUPS:
+        owners = {name: plugins(first)[name] for name in chosen[first]}
+    else:
+        owners = {first: typing.get_type_hints(Job)[first]}
+    for name, cls in owners.items():
+        fields = _field_names(cls)
+        if rest[0] not in fields:
+            raise UsageError(f"no setting '{key}' for {name}; {nearest(rest[0], fields)}")
+
+
+def _field_names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _top_level_keys() -> list[str]:
+    return [*_field_names(Job), "experiment"]
+
+
+def explain(error: Exception) -> str:
+    """One line from a Hydra or OmegaConf error: what is wrong, at which key."""
+    cause = error.__cause__ if error.__cause__ is not None else error
+    text = str(cause) if str(cause) else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
+    first = lines[0] if lines else type(error).__name__
+    return f"{key}: {first}" if key and not first.startswith(key) else first

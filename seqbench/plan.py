@@ -1,0 +1,126 @@
+"""From jobs to units of work: which runs a sweep consists of, and which are already done."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqbench import environment, records
+from seqbench.config import Job, settings
+from seqbench.records import DamagedRecord, Run
+
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work for one child process.
+
+    Attributes:
+        kind: "train" or "speed".
+        jobs: the job of the run, one rung each; a speed unit times several rungs.
+    """
+
+    kind: str
+    jobs: tuple[Job, ...]
+    seed: int
+    label: str
+    identity: str
+    folder: Path
+
+    @property
+    def job(self) -> Job:
+        """The job, or the first rung's job of a speed unit."""
+        return self.jobs[0]
+
+    @property
+    def rung(self) -> int | None:
+        """The rung that is trained; None for a speed unit, which spans the ladder."""
+        return self.job.task.rung() if self.kind == "train" else None
+
+
+def plan(jobs: list[Job], sweep: Path) -> list[Unit]:
+    """All units of a sweep: the training runs, long ones first, then the speed measurements."""
+    training = [unit for job in jobs for unit in _training(job, sweep)]
+    training.sort(key=lambda unit: -unit.job.task.cost() * unit.job.train.steps)
+    timing = [_timing(job, sweep) for job in jobs if job.speed.enabled]
+    unique = {unit.identity: unit for unit in [*training, *timing]}
+    return list(unique.values())
+
+
+def _training(job: Job, sweep: Path) -> list[Unit]:
+    rungs = [_at(job, task) for task in job.task.rungs()]
+    return [_unit("train", (one,), seed, sweep) for seed in job.seeds for one in rungs]
+
+
+def _timing(job: Job, sweep: Path) -> Unit:
+    """One speed unit times the job's own rungs and ``speed.lengths``, shortest first."""
+    tasks = job.task.rungs()
+    if job.task.ladder is not None:
+        values = sorted({*getattr(job.task, job.task.ladder), *job.speed.lengths})
+        tasks = dataclasses.replace(job.task, **{job.task.ladder: values}).rungs()
+    return _unit("speed", tuple(_at(job, task) for task in tasks), job.seeds[0], sweep)
+
+
+def _at(job: Job, task: Any) -> Job:
+    one = copy.copy(job)
+    one.task = task
+    return one
+
+
+def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
+    job = jobs[0]
+    rung = job.task.rung() if kind == "train" else None
+    step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
+    label = f"{job.model.name} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
+    identity = records.identity(
+        {
+            "kind": kind,
+            "seed": seed,
+            "jobs": [settings(one) for one in jobs],
+            "code": environment.code_sha256(),
+            "versions": environment.versions(),
+            "cpu": environment.cpu_model(),
+            "threads": THREADS,
+        }
+    )
+    return Unit(kind, jobs, seed, label, identity, sweep / records.folder_name(label, identity))
+
+
+def finished(unit: Unit) -> Run | None:
+    """The record of an earlier, identical and completed run, or None when it must run (again)."""
+    if unit.job.force:
+        return None
+    try:
+        run = records.read_run(unit.folder)
+    except (FileNotFoundError, DamagedRecord):
+        return None
+    return run if run.status == "done" and run.identity == unit.identity else None
+
+
+def describe(units: list[Unit], sweep: str, command: list[str]) -> dict[str, Any]:
+    """The plan as it is written to ``plan.json`` before the first run."""
+    return {
+        "schema": records.SCHEMA,
+        "sweep": sweep,
+        "command": command,
+        "reference": next((u.job.model.name for u in units if not u.job.model.canary), None),
+        "models": list(dict.fromkeys(u.job.model.name for u in units)),
+        "runs": [
+            {
+                "folder": unit.folder.name,
+                "identity": unit.identity,
+                "kind": unit.kind,
+                "label": unit.label,
+                "task": unit.job.task.name,
+                "rung": unit.rung,
+                "model": unit.job.model.name,
+                "seed": unit.seed,
+                "config": settings(unit.job),
+            }
+            for unit in units
+        ],
+    }

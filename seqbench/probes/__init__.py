@@ -1,0 +1,1 @@
+"""Probes: measurements on a network, one file each."""

@@ -1,0 +1,73 @@
+"""Gradient flow through time: how much of the loss reaches each input, by distance from the loss."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from seqbench.batch import UNSCORED, Batch
+from seqbench.network import Network
+from seqbench.probes.base import NotApplicable
+from seqbench.registry import register
+
+
+@register("probe")
+class GradientFlow:
+    """|dL/dx_t|: norm of the gradient of one answer's loss at the encoder's input, for every step t.
+
+    The derivative is total (through every path), exact for every model, and computed in float64, because
+    vanished gradients underflow in float32. Distance 0 is the token at which the answer is read. The norm
+    of a weight's gradient would hide vanishing: it sums over all time steps and the nearest ones dominate.
+    """
+
+    name: ClassVar[str] = "gradient_flow"
+
+    def measure(self, network: Network, batch: Batch) -> dict[str, list[Any]]:
+        norms_BT, anchors_B = input_gradients(network, batch)
+        if not norms_BT.any():
+            raise NotApplicable("the answer does not depend on the input")
+        distance_BT = anchors_B[:, None] - np.arange(norms_BT.shape[1])
+        distances = list(range(int(anchors_B.max()) + 1))
+        groups = [norms_BT[distance_BT == distance] for distance in distances]
+        low, median, high = (
+            [float(np.quantile(group, q)) for group in groups] for q in (0.1, 0.5, 0.9)
+        )
+        return {
+            "distance": distances,
+            "median": median,
+            "low": low,
+            "high": high,
+            "sequences": [len(group) for group in groups],
+        }
+
+
+def input_gradients(network: Network, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """|dL/dx_t| in float64 for each sequence's last answer.
+
+    Returns:
+        Norms ``(B, T)``, and the position ``(B,)`` at which each answer is read.
+    """
+    last, anchors_B = last_answer(batch)
+    double = copy.deepcopy(network).cpu().double().eval()
+    tensors = last.tensors()
+    x_BTD = double.embedding(tensors.ids_BT).detach().double().requires_grad_()
+    logits_NC, targets_N = double.answer(x_BTD, tensors)
+    loss = F.cross_entropy(logits_NC, targets_N, reduction="sum")
+    (gradient_BTD,) = torch.autograd.grad(loss, x_BTD, allow_unused=True)
+    if gradient_BTD is None:
+        return np.zeros(batch.ids_BT.shape), anchors_B
+    return torch.linalg.vector_norm(gradient_BTD, dim=2).numpy(), anchors_B
+
+
+def last_answer(batch: Batch) -> tuple[Batch, np.ndarray]:
+    """The batch with only the last answer of each sequence scored, and where it is read."""
+    if batch.targets.ndim == 1:
+        return batch, batch.lengths_B - 1
+    scored_BT = batch.targets != UNSCORED
+    anchors_B = scored_BT.shape[1] - 1 - scored_BT[:, ::-1].argmax(1)
+    keep_BT = np.arange(scored_BT.shape[1]) == anchors_B[:, None]
+    return Batch(batch.ids_BT, batch.lengths_B, np.where(keep_BT, batch.targets, UNSCORED)), anchors_B

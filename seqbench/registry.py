@@ -1,0 +1,65 @@
+"""The plugins: models, tasks and probes, each one class registered under a name.
+
+A plugin comes from seqbench itself, from an installed package (entry-point group ``seqbench.plugins``)
+or from the file that the user runs. Nothing is ever loaded because a config or a runs folder names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from seqbench.errors import UsageError, nearest
+
+Class = TypeVar("Class", bound=type)
+
+_PACKAGES = {"model": "seqbench.models", "task": "seqbench.tasks", "probe": "seqbench.probes"}
+_registered: dict[str, dict[str, type]] = {group: {} for group in _PACKAGES}
+_loaded: set[str] = set()
+
+
+def register(group: str) -> Callable[[Class], Class]:
+    """Register a class under its ``name`` in ``group`` ("model", "task" or "probe").
+
+    Raises:
+        UsageError: the group does not exist, or another class already has the name.
+    """
+    if group not in _registered:
+        raise UsageError(f"register({group!r}): no such group; {nearest(group, _registered)}")
+
+    def decorate(cls: Class) -> Class:
+        name = cls.__dict__["name"]
+        known = _registered[group].get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise UsageError(f"{group} '{name}' is already taken by {known.__module__}.{known.__qualname__}")
+        _registered[group][name] = cls
+        return cls
+
+    return decorate
+
+
+def plugins(group: str) -> Mapping[str, type]:
+    """All classes of ``group`` by name; loads them at first use."""
+    if group not in _loaded:
+        _loaded.add(group)
+        package = importlib.import_module(_PACKAGES[group])
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+        for point in entry_points(group="seqbench.plugins"):
+            point.load()
+    return dict(sorted(_registered[group].items()))
+
+
+def lookup(group: str, name: str) -> Any:
+    """The class registered under ``name``.
+
+    Raises:
+        UsageError: with the nearest name and all choices.
+    """
+    found = plugins(group).get(name)
+    if found is None:
+        raise UsageError(f"no {group} '{name}'; {nearest(name, plugins(group))}")
+    return found

@@ -1,0 +1,185 @@
+"""What every task declares, and the two kinds of data: generated afresh, or a fixed set of sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from seqbench.batch import Batch, TokenRows, bucketed, in_length_order
+from seqbench.schema import setting
+from seqbench.seeds import stream
+
+EVAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Card:
+    """The definition card of a task variant.
+
+    Attributes:
+        id: names the variant; numbers of different ids are never comparable.
+        tests: what solving it requires.
+        definition: exactly what is drawn and asked.
+        source: paper and section.
+        floors: accuracies that need no learning of the point, by name, lowest first; exact.
+        reference_points: published or known scores to read a result against, by source.
+    """
+
+    id: str
+    tests: str
+    definition: str
+    source: str
+    floors: dict[str, float]
+    reference_points: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Data(ABC):
+    """The data of one run: an endless training stream and held-out splits from separate streams."""
+
+    vocabulary_size: int
+    classes: int
+    examples_per_epoch: int | None = None  # None: fresh data, no epochs
+
+    @abstractmethod
+    def train(self, batch_size: int) -> Iterator[Batch]:
+        """Training batches, endlessly; the same for every model of a seed."""
+
+    @abstractmethod
+    def held_out(self, split: str, examples: int) -> list[Batch]:
+        """Batches of "valid" or "test"; fixed data returns the whole split."""
+
+    @abstractmethod
+    def probe(self, examples: int) -> Batch:
+        """One held-out batch for probes, the same for every model of a seed."""
+
+
+@dataclass
+class TaskConfig:
+    """Settings that all tasks share.
+
+    A subclass is decorated with ``@register("task")`` and ``@dataclass``, sets ``name``, and implements
+    :meth:`card` and :meth:`open`. A task with a ladder (several lengths, say) trains one run per rung.
+    """
+
+    ladder: ClassVar[str | None] = None  # the list-valued setting whose entries are separate runs
+    ladder_symbol: ClassVar[str] = ""  # how a rung is written: "T" gives "T=16"
+    needs_preparation: ClassVar[bool] = False  # data to load and cache before the first run
+
+    name: str = "?"
+    solved_at: float | None = setting(
+        None, "held-out accuracy, twice in a row, that counts as solved; null: never", maximum=1.0
+    )
+
+    def check(self) -> None:
+        """Refuse settings that cannot work; called before anything heavy starts.
+
+        Raises:
+            UsageError: with the key to change.
+        """
+
+    def rungs(self) -> list[TaskConfig]:
+        """This task once per entry of its ladder, or just itself."""
+        if self.ladder is None:
+            return [self]
+        values = getattr(self, self.ladder)
+        return [dataclasses.replace(self, **{self.ladder: [value]}) for value in values]
+
+    def rung(self) -> int | None:
+        """The ladder's value, once there is only one."""
+        return None if self.ladder is None else int(getattr(self, self.ladder)[0])
+
+    def cost(self) -> float:
+        """Relative cost of a training step, to start long runs first."""
+        return 1.0
+
+    def prepare(self, cache: Path) -> None:
+        """Load and cache what :meth:`open` needs; runs once before the first run.
+
+        Raises:
+            UsageError: the data cannot be used; names the file, the reason and the fix.
+        """
+
+    def card(self) -> Card:
+        """The definition card of this variant (of one rung)."""
+        raise NotImplementedError
+
+    def open(self, seed: int, cache: Path) -> Data:
+        """The data of the run with this seed."""
+        raise NotImplementedError
+
+
+@dataclass
+class GeneratedTask(TaskConfig):
+    """A task whose examples are drawn afresh: implement :meth:`sample` and the two sizes."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, padding (0) included."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> int:
+        """Number of possible answers."""
+        raise NotImplementedError
+
+    def sample(self, rng: np.random.Generator, examples: int) -> Batch:
+        """Draw a batch of examples."""
+        raise NotImplementedError
+
+    def open(self, seed: int, cache: Path) -> Data:
+        return FreshData(self, seed)
+
+
+class FreshData(Data):
+    """Never the same example twice: training, validation and test draw from separate streams."""
+
+    def __init__(self, task: GeneratedTask, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self.vocabulary_size, self.classes = task.vocabulary_size, task.classes
+
+    def train(self, batch_size: int) -> Iterator[Batch]:
+        rng = stream(self.seed, "train")
+        while True:
+            yield self.task.sample(rng, batch_size)
+
+    def held_out(self, split: str, examples: int) -> list[Batch]:
+        rng = stream(self.seed, split)
+        sizes = [EVAL_BATCH] * (examples // EVAL_BATCH) + [examples % EVAL_BATCH]
+        return [self.task.sample(rng, size) for size in sizes if size]
+
+    def probe(self, examples: int) -> Batch:
+        return self.task.sample(stream(self.seed, "probe"), examples)
+
+
+class FixedData(Data):
+    """A data set: training shuffled and bucketed anew each epoch, splits read whole."""
+
+    def __init__(
+        self, splits: dict[str, TokenRows], vocabulary_size: int, classes: int, seed: int
+    ) -> None:
+        self.splits, self.seed = splits, seed
+        self.vocabulary_size, self.classes = vocabulary_size, classes
+        self.examples_per_epoch = len(splits["train"])
+
+    def train(self, batch_size: int) -> Iterator[Batch]:
+        rows = self.splits["train"]
+        rng = stream(self.seed, "order")
+        for _ in itertools.count():
+            for index_B in bucketed(rows.lengths, batch_size, rng):
+                yield rows.take(index_B)
+
+    def held_out(self, split: str, examples: int) -> list[Batch]:
+        rows = self.splits[split]
+        return [rows.take(index_B) for index_B in in_length_order(rows.lengths, EVAL_BATCH)]
+
+    def probe(self, examples: int) -> Batch:
+        rows = self.splits["valid"]
+        rng = stream(self.seed, "probe")
+        return rows.take(rng.choice(len(rows), size=min(examples, len(rows)), replace=False))

@@ -1,0 +1,271 @@
+"""What happens inside the child process of one unit: train or time it, and write its record.
+
+Importing this module imports torch; a warm server process imports it once and forks every child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import resource
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.parquet
+import torch
+
+from seqbench import environment, records
+from seqbench.config import Job, settings
+from seqbench.errors import UsageError
+from seqbench.evaluate import evaluate
+from seqbench.match import matched_parameters, solve_width
+from seqbench.network import Network, parameter_count
+from seqbench.plan import THREADS, Unit
+from seqbench.probes.base import NotApplicable
+from seqbench.records import Run, Scalar
+from seqbench.registry import lookup, plugins
+from seqbench.seeds import number
+from seqbench.speed import load_average, time_rung
+from seqbench.tasks.base import Data
+from seqbench.train import Columns, Diverged, Outcome, extend, fit
+
+_PROBE_EXAMPLES = 32
+_ = pyarrow.parquet  # imported here so that the warm server has it
+
+
+def execute(unit: Unit) -> None:
+    """Entry point of the child: never raises; whatever happens becomes a record."""
+    os.setsid()
+    unit.folder.mkdir(parents=True, exist_ok=True)
+    with (unit.folder / records.LOG_FILE).open("w", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        torch.set_num_threads(THREADS)
+        allocator = environment.keep_freed_memory()
+        plugins("model"), plugins("task"), plugins("probe")
+        recorder = Recorder(unit, allocator)
+        with machine_lock(exclusive=unit.kind == "speed"):
+            recorder.run()
+
+
+def prepare(job: Job, cache: Path, failure: Path) -> None:
+    """Entry point of the child that prepares a task's data; writes the reason if it cannot."""
+    try:
+        job.task.prepare(cache)
+    except UsageError as error:
+        failure.write_text(str(error), encoding="utf-8")
+    except Exception:
+        failure.write_text(
+            f"task '{job.task.name}': {traceback.format_exc(limit=-1).strip().splitlines()[-1]}", encoding="utf-8"
+        )
+
+
+@contextlib.contextmanager
+def machine_lock(*, exclusive: bool) -> Iterator[None]:
+    """Share the machine while training, have it alone while timing; freed by the kernel on any exit."""
+    path = Path(tempfile.gettempdir()) / f"seqbench-{os.getuid()}.lock"
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device to use.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda: torch finds no CUDA device; use device=cpu or device=auto")
+    use_cuda = wanted != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Network, int]:
+    """The network with its solved width; its initial weights depend on the seed alone."""
+    width = solve_width(job, data.vocabulary_size, data.classes)
+    torch.manual_seed(number(seed, "init"))
+    network = Network(job.model, job.network, data.vocabulary_size, data.classes, width)
+    return network.to(device), width
+
+
+def cache_folder(job: Job) -> Path:
+    """Where prepared data sets are kept."""
+    if job.cache_dir is not None:
+        return Path(job.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
+
+
+class Events:
+    """Progress of a run as one JSON object per line, for the display in the parent."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle: IO[str] = path.open("w", encoding="utf-8", buffering=1)
+        self._started = time.perf_counter()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        elapsed_s = round(time.perf_counter() - self._started, 3)
+        self._handle.write(json.dumps({**event, "elapsed_s": elapsed_s}) + "\n")
+
+
+class Recorder:
+    """Does the work of one unit and turns every outcome into a record."""
+
+    def __init__(self, unit: Unit, allocator: bool) -> None:
+        self.unit, self.job, self.allocator = unit, unit.job, allocator
+        self.metrics: dict[str, Scalar] = {}
+        self.tables: dict[str, Columns] = {}
+        self.environment = environment.describe() | {"threads": THREADS, "glibc_arena_reuse": allocator}
+        self.error: dict[str, str] | None = None
+
+    def run(self) -> None:
+        """Train or time, then write the record."""
+        work = self._train if self.unit.kind == "train" else self._speed
+        status = self._guarded(work)
+        self.metrics["peak_memory_bytes"] = _peak_memory_bytes()
+        run = Run(
+            kind=self.unit.kind,
+            identity=self.unit.identity,
+            status=status,
+            task=self.job.task.name,
+            rung=self.unit.rung,
+            model=self.job.model.name,
+            seed=self.unit.seed,
+            config=settings(self.job),
+            card=dataclasses.asdict(self.job.task.card()),
+            environment=self.environment,
+            metrics=self.metrics,
+            error=self.error,
+        )
+        records.write_run(self.unit.folder, run, self.tables)
+
+    def _guarded(self, work: Callable[[], None]) -> str:
+        """Run ``work``; name its status instead of raising."""
+        try:
+            work()
+        except Diverged as error:
+            self._keep(getattr(error, "outcome", Outcome()))
+            return self._failed("diverged", error)
+        except Exception as error:
+            traceback.print_exc()
+            return self._failed("oom" if is_out_of_memory(error) else "failed", error)
+        return "done"
+
+    def _failed(self, status: str, error: Exception) -> str:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        self.error = {"type": type(error).__name__, "message": str(error)[:2000], "place": place}
+        return status
+
+    def _train(self) -> None:
+        job, seed = self.job, self.unit.seed
+        device = pick_device(job.device)
+        data = job.task.open(seed, cache_folder(job))
+        network, width = build(job, data, seed, device)
+        self._describe(network, width, device)
+        start_bytes = _resident_bytes()
+        self._probe(network, data, "init")
+        torch.manual_seed(number(seed, "dropout"))
+        events = Events(self.unit.folder / records.EVENTS_FILE)
+        outcome = fit(network, data, job.train, job.task.solved_at, device, events)
+        self._keep(outcome)
+        test = [batch.tensors(device) for batch in data.held_out("test", job.train.test_examples)]
+        score = evaluate(network, test)
+        self.metrics |= {
+            "test_accuracy": score.accuracy,
+            "test_loss": score.loss,
+            "test_answers": score.answers,
+            "training_memory_bytes": _peak_memory_bytes() - start_bytes
+            if device.type == "cpu"
+            else torch.cuda.max_memory_allocated(device),
+        }
+        self._probe(network, data, "final")
+
+    def _describe(self, network: Network, width: int, device: torch.device) -> None:
+        """Facts about the network and the device that a reader needs to judge the numbers."""
+        self.environment["device"] = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        )
+        self.metrics |= {
+            "width": width,
+            "parameters": parameter_count(network),
+            "matched_parameters": matched_parameters(network),
+            "kernel": network.encoder.kernel,
+            "causal": network.encoder.causal,
+            "readout": network.readout,
+        }
+
+    def _keep(self, outcome: Outcome) -> None:
+        """Put what training left into the record."""
+        self.tables |= {
+            name: columns
+            for name, columns in (
+                ("steps", outcome.steps),
+                ("parameters", outcome.parameters),
+                ("evaluations", outcome.evaluations),
+            )
+            if columns
+        }
+        self.metrics |= {
+            "steps": outcome.steps_done,
+            "solved": outcome.solved_step is not None if self.job.task.solved_at is not None else None,
+            "solved_step": outcome.solved_step,
+            "solved_cpu_s": outcome.solved_cpu_s,
+            "best_valid_accuracy": outcome.best_accuracy,
+            "train_cpu_s": outcome.train_cpu_s,
+            "train_wall_s": outcome.train_wall_s,
+            "trained_tokens": outcome.valid_tokens,
+            "first_batch_sha256": outcome.first_batch_sha256,
+            "data_sha256": outcome.data_sha256,
+        }
+
+    def _probe(self, network: Network, data: Data, moment: str) -> None:
+        """Run every chosen probe; one that cannot measure this network says why."""
+        batch = data.probe(_PROBE_EXAMPLES)
+        for name in self.job.probes:
+            try:
+                columns = lookup("probe", name)().measure(network, batch)
+            except NotApplicable as reason:
+                self.metrics[f"{name}_not_applicable"] = str(reason)
+                continue
+            rows = len(next(iter(columns.values())))
+            extend(self.tables.setdefault(name, {}), {"moment": [moment] * rows, **columns})
+
+    def _speed(self) -> None:
+        device = pick_device(self.job.device)
+        self.environment["load_average_before"] = load_average()
+        table: Columns = {}
+        for job in self.unit.jobs:
+            data = job.task.open(self.unit.seed, cache_folder(job))
+            network, width = build(job, data, self.unit.seed, device)
+            self._describe(network, width, device)
+            rung = job.task.rung()
+            extend(table, time_rung(network, data, job.train, job.speed, device, rung))
+        self.tables["speed"] = table
+        self.environment["load_average_after"] = load_average()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory; on CPU torch raises a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in text
+    )
+
+
+def _peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _resident_bytes() -> int:
+    """Resident size now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
