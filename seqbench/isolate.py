@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -154,7 +153,7 @@ def write_failure(unit: Unit, status: str, kind: str, message: str) -> Run:
         model=unit.job.model.name,
         seed=unit.seed,
         config=settings(unit.job),
-        card=dataclasses.asdict(unit.job.task.card()),
+        card=unit.job.task.described(),
         environment=environment.describe(),
         error={"type": kind, "message": message, "place": " | ".join(tail[-_LAST_LINES:])[:2000]},
     )

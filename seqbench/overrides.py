@@ -31,9 +31,9 @@ def check_overrides(args: list[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise UsageError(explain(error)) from error
-    chosen = {group: _chosen(group, overrides) for group in _GROUPS}
+    owners = {group: _chosen(group, overrides) for group in _GROUPS}
     for override in overrides:
-        _check_key(override.key_or_group, chosen)
+        _check_key(override.key_or_group, owners)
 
 
 def _takes_value(args: list[str], word: str) -> bool:
@@ -42,17 +42,25 @@ def _takes_value(args: list[str], word: str) -> bool:
     return before >= 0 and args[before].startswith("-") and args[before] not in ("-m", "--multirun")
 
 
-def _chosen(group: str, overrides: list[Override]) -> list[str]:
-    """Names chosen for a group; all of them when the command line does not say."""
-    names: list[str] = []
-    for override in overrides:
-        if override.key_or_group == group and not override.is_delete():
-            names += _values(override)
+def _chosen(group: str, overrides: list[Override]) -> dict[str, list[str]]:
+    """The settings that a ``group.key`` may name, by owner.
+
+    Each chosen model (task) is an owner of its own; when the command line chooses none, any plugin's
+    setting may be meant and composition decides.
+    """
     known = plugins(group)
+    names = [
+        name
+        for override in overrides
+        if override.key_or_group == group and not override.is_delete()
+        for name in _values(override)
+    ]
     for name in names:
         if name not in known:
             raise UsageError(f"no {group} '{name}'; {nearest(name, known)}")
-    return names or list(known)
+    if names:
+        return {name: _field_names(known[name]) for name in names}
+    return {f"any {group}": sorted({field for cls in known.values() for field in _field_names(cls)})}
 
 
 def _values(override: Override) -> list[str]:
@@ -61,8 +69,8 @@ def _values(override: Override) -> list[str]:
     return [str(override.value())]
 
 
-def _check_key(key: str, chosen: dict[str, list[str]]) -> None:
-    """A key must be a setting of the job, or of a chosen model or task."""
+def _check_key(key: str, owners: dict[str, dict[str, list[str]]]) -> None:
+    """A key must be a setting of the job, or of every chosen model or task."""
     first, *rest = key.split(".")
     if first.split("/")[0] in ("hydra", "experiment", "budget", "tuned"):
         return
@@ -70,14 +78,10 @@ def _check_key(key: str, chosen: dict[str, list[str]]) -> None:
         raise UsageError(f"no setting '{key}'; {nearest(first, _top_level_keys())}")
     if not rest:
         return
-    if first in _GROUPS:
-        owners = {name: plugins(first)[name] for name in chosen[first]}
-    else:
-        owners = {first: typing.get_type_hints(Job)[first]}
-    for name, cls in owners.items():
-        fields = _field_names(cls)
-        if rest[0] not in fields:
-            raise UsageError(f"no setting '{key}' for {name}; {nearest(rest[0], fields)}")
+    fields = owners.get(first) or {first: _field_names(typing.get_type_hints(Job)[first])}
+    for owner, names in fields.items():
+        if rest[0] not in names:
+            raise UsageError(f"no setting '{key}' for {owner}; {nearest(rest[0], names)}")
 
 
 def _field_names(cls: Any) -> list[str]:

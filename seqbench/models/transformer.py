@@ -21,11 +21,11 @@ class Transformer(ModelConfig):
 
     name: str = "transformer"
     layers: int = setting(2, "stacked blocks", minimum=1)
-    heads: int = setting(4, "attention heads; the width is a multiple of 2 x heads", minimum=1)
+    heads: int = setting(2, "attention heads; the width is a multiple of 2 x heads", minimum=1)
     feedforward_ratio: float = setting(2.0, "inner width of the feed-forward part / width", minimum=0.25)
     causal: bool = setting(True, "each position sees only itself and what came before")
     positions: str = setting(
-        "sinusoidal", "how positions enter", choices=("none", "sinusoidal", "rotary")
+        "rotary", "how positions enter", choices=("none", "sinusoidal", "rotary")
     )
     norm: str = setting("pre", "normalise before or after each sub-layer", choices=("pre", "post"))
     residual: bool = setting(True, "add the input of each sub-layer to its output")

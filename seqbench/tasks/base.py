@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Card:
         source: paper and section.
         floors: accuracies that need no learning of the point, by name, lowest first; exact.
         reference_points: published or known scores to read a result against, by source.
+        answers: "many-to-one" or "many-to-many".
     """
 
     id: str
@@ -38,6 +39,7 @@ class Card:
     source: str
     floors: dict[str, float]
     reference_points: dict[str, float] = dataclasses.field(default_factory=dict)
+    answers: str = "many-to-one"
 
 
 class Data(ABC):
@@ -109,6 +111,10 @@ class TaskConfig:
     def card(self) -> Card:
         """The definition card of this variant (of one rung)."""
         raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """The card as plain data, with how a rung is written, for records."""
+        return {**dataclasses.asdict(self.card()), "rung_symbol": self.ladder_symbol}
 
     def open(self, seed: int, cache: Path) -> Data:
         """The data of the run with this seed."""

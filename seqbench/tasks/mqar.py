@@ -67,6 +67,7 @@ class MQAR(GeneratedTask):
                 "chance": 1 / self.values,
                 "values without binding": most_frequent_share(self.pairs[0], self.values),
             },
+            answers="many-to-many",
         )
 
     def sample(self, rng: np.random.Generator, examples: int) -> Batch:
