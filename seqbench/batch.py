@@ -67,7 +67,7 @@ class TensorBatch:
     targets: torch.Tensor
 
 
-def pad(rows: Sequence[npt.ArrayLike], targets: Sequence[object] | Ints, *, extra: int = 0) -> Batch:
+def pad(rows: Sequence[npt.ArrayLike], targets: Sequence[npt.ArrayLike] | Ints, *, extra: int = 0) -> Batch:
     """Pad rows on the right to the longest of them, plus ``extra`` columns (used by tests).
 
     >>> pad([[5, 6, 7], [8]], [0, 1]).ids_BT.tolist()
@@ -140,9 +140,7 @@ class TokenRows:
         return TokenRows(self.tokens[np.arange(offsets[-1]) + starts], offsets, self.targets[index])
 
 
-def bucketed(
-    lengths: Ints, batch_size: int, rng: np.random.Generator, pool: int = 12
-) -> Iterator[Ints]:
+def bucketed(lengths: Ints, batch_size: int, rng: np.random.Generator, pool: int = 12) -> Iterator[Ints]:
     """One epoch of index batches in random order, similar lengths together.
 
     Sequences are shuffled, cut into pools of ``pool`` batches, sorted by length inside each pool, and the

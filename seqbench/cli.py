@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +16,13 @@ _PLAIN_HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with 0 (fine), 1 (a run failed) or 2 (usage)."""
+    """Run the command line and exit with 0 (fine), 1 (a run failed) or 2 (usage).
+
+    A user's file that registers a layer ends in a call of this function; child processes import that file
+    again, and there the call does nothing.
+    """
+    if multiprocessing.parent_process() is not None:
+        return
     args = list(sys.argv[1:] if argv is None else argv)
     if any(arg in ("--help", "-h") for arg in args):
         from seqbench.help import help_text
@@ -97,7 +104,7 @@ def compose(args: list[str]) -> list[Any]:
     def collect(config: DictConfig) -> None:
         job = OmegaConf.to_object(config)
         assert isinstance(job, Job)
-        jobs.append(checked(job))
+        jobs.append(job)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed as tracebacks
     sys.argv[1:] = args
@@ -106,6 +113,7 @@ def compose(args: list[str]) -> list[Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(explain(error)) from error
     for job in jobs:
+        checked(job)
         for probe in job.probes:
             known_probe(probe)
     return jobs

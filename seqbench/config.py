@@ -43,7 +43,7 @@ class TrainConfig:
     clip: float = setting(1.0, "largest gradient norm; 0: never clip", minimum=0.0)
     eval_every: int = setting(50, "steps between evaluations", unit="steps", minimum=1)
     eval_examples: int = setting(512, "held-out sequences per evaluation (fresh data)", minimum=1)
-    test_examples: int = setting(2048, "held-out sequences of the final test (fresh data)", minimum=1)
+    test_examples: int = setting(1024, "held-out sequences of the final test (fresh data)", minimum=1)
     stop_when_solved: bool = setting(True, "stop once task.solved_at is reached twice in a row")
     keep_best: bool = setting(False, "test the weights with the best validation accuracy")
     log_every: int = setting(10, "steps between synchronisations for logging", unit="steps", minimum=1)
@@ -68,7 +68,7 @@ class SpeedConfig:
         [], "extra rungs of the task's ladder to time; empty: its own rungs", minimum=1
     )
     seconds: float = setting(0.4, "time spent on each rung", unit="s", minimum=0.0)
-    min_steps: int = setting(7, "fewest timed steps of each rung", unit="steps", minimum=3)
+    min_steps: int = setting(5, "fewest timed steps of each rung", unit="steps", minimum=3)
 
 
 @dataclass
@@ -102,8 +102,13 @@ class Job:
     force: bool = setting(False, "redo runs that are already finished")
 
     def check(self) -> None:
-        """Normalise the seeds and refuse impossible ones."""
+        """Normalise the seeds; refuse impossible ones and a ladder without distinct rungs."""
         self.seeds = seed_list(self.seeds)
+        ladder = self.task.ladder
+        if ladder is not None:
+            values = getattr(self.task, ladder)
+            if not values or len(set(values)) != len(values):
+                raise UsageError(f"task.{ladder}={values}: expected different values, like [16,32]")
 
 
 # Settings that say where and how often, not what: they do not change a run's identity.
@@ -124,7 +129,9 @@ def seed_list(value: Any) -> list[int]:
         and len(set(seeds)) == len(seeds)
     )
     if not valid:
-        raise UsageError(f"seeds={value}: expected a positive number, or a list of different seeds like [0,1,2]")
+        raise UsageError(
+            f"seeds={value}: expected a positive number, or a list of different seeds like [0,1,2]"
+        )
     return list(seeds)
 
 

@@ -46,7 +46,9 @@ class Display:
         for unit in running:
             note, step, steps = describe_event(unit)
             if not self.live:
-                self.console.print(f"  running  {unit.label}  {note}", highlight=False, markup=False)
+                self.console.print(
+                    f"  running  {unit.label}  {note}", highlight=False, markup=False, soft_wrap=True
+                )
                 continue
             if unit.identity not in self._rows:
                 self._rows[unit.identity] = self.progress.add_task(unit.label, total=None, note="")
@@ -62,9 +64,13 @@ class Display:
             self.progress.remove_task(self._rows.pop(unit.identity))
         self.progress.update(self._all, completed=self.count)
         width = len(str(self.total))
-        line = f"[{self.count:{width}}/{self.total}] {run.status:<9} {unit.label:<42} {outcome(run)}"
+        line = f"[{self.count:{width}}/{self.total}] {run.status:<8} {unit.label:<40} {outcome(run)}"
         self.console.print(
-            line, style=None if run.status == "done" else "bold red", highlight=False, markup=False
+            line,
+            style=None if run.status == "done" else "bold red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -87,8 +93,5 @@ def outcome(run: Run) -> str:
         return f"{run.error['type']}: {run.error['message'].splitlines()[0] if run.error['message'] else ''}"
     if run.kind == "speed":
         return "speed measured"
-    solved = f"  solved at step {metrics['solved_step']}" if metrics.get("solved") else ""
-    return (
-        f"test accuracy {metrics['test_accuracy']:.3f}{solved}  "
-        f"{metrics['steps']} steps  {metrics['train_cpu_s']:.1f} CPU s"
-    )
+    solved = f"solved at step {metrics['solved_step']}" if metrics.get("solved") else f"{metrics['steps']} steps"
+    return f"accuracy {metrics['test_accuracy']:.3f}  {solved}  {metrics['train_cpu_s']:.1f} CPU s"

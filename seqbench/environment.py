@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import platform
 import sys
@@ -54,6 +55,15 @@ def code_sha256() -> str:
         if "report" not in path.relative_to(root).parts:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def plugin_sha256(cls: type) -> str | None:
+    """Fingerprint of the file that defines a user's own class; None for seqbench's own."""
+    path = inspect.getsourcefile(cls)
+    if path is None or Path(path).is_relative_to(Path(seqbench.__file__).parent):
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 @cache

@@ -32,7 +32,9 @@ def help_text() -> str:
             first = (inspect.getdoc(cls) or "").splitlines()[0]
             own = ", ".join(f"{n}={d}" for n, d, _ in describe(cls) if n not in shared)
             parts.append(f"  {name:<15} {first}" + (f"\n{'':18}{group}.*: {own}" if own else ""))
-        parts.append(f"  every {group}: " + "; ".join(f"{group}.{n}={d} {doc}" for n, d, doc in describe(base)))
+        parts.append(
+            f"  every {group}: " + "; ".join(f"{group}.{n}={d} {doc}" for n, d, doc in describe(base))
+        )
     hints = typing.get_type_hints(Job)
     parts.append("SETTINGS (default, meaning)")
     rows = describe(Job)

@@ -46,23 +46,19 @@ class Pool:
         """The units at work now."""
         return [child.unit for child in self._running]
 
-    def prepare(self, job: Job, cache: Path, scratch: Path) -> None:
-        """Prepare a task's data in a child.
+    def prepare(self, jobs: list[Job], failure: Path) -> None:
+        """Check devices and prepare data in a child; ``failure`` is where it leaves a reason.
 
         Raises:
-            UsageError: the data cannot be used.
+            UsageError: a device or the data cannot be used.
         """
-        failure = scratch / f"prepare-{os.getpid()}.txt"
-        failure.unlink(missing_ok=True)
-        process = self._context.Process(target=_prepare, args=(job, cache, failure))
+        process = self._context.Process(target=_prepare, args=(jobs, failure))
         process.start()
         process.join()
         if failure.exists():
-            reason = failure.read_text(encoding="utf-8")
-            failure.unlink()
-            raise UsageError(reason)
+            raise UsageError(failure.read_text(encoding="utf-8"))
         if process.exitcode != 0:
-            raise UsageError(f"task '{job.task.name}': preparing the data ended with code {process.exitcode}")
+            raise UsageError(f"preparing the data ended with exit code {process.exitcode}")
 
     def run(self, units: list[Unit], tick: Callable[[], None]) -> Iterator[tuple[Unit, Run]]:
         """Run all units, yielding each with its record as it ends; ``tick`` is called while waiting."""
@@ -104,14 +100,12 @@ class Pool:
         for child in list(self._running):
             limit_s = child.unit.job.limit.time_s
             if time.monotonic() - child.started > limit_s:
-                _kill(child)
-                write_failure(child.unit, "timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
+                _end(child, "timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
 
     def _stop_all(self) -> None:
         """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted."""
         for child in self._running:
-            _kill(child)
-            write_failure(child.unit, "interrupted", "Interrupted", "the sweep was stopped")
+            _end(child, "interrupted", "Interrupted", "the sweep was stopped")
         self._running = []
 
 
@@ -121,10 +115,19 @@ def _execute(unit: Unit) -> None:
     execute(unit)
 
 
-def _prepare(job: Job, cache: Path, failure: Path) -> None:
+def _prepare(jobs: list[Job], failure: Path) -> None:
     from seqbench.worker import prepare
 
-    prepare(job, cache, failure)
+    prepare(jobs, failure)
+
+
+def _end(child: Child, status: str, kind: str, message: str) -> None:
+    """Kill a child and say why, unless it has just committed its own record."""
+    _kill(child)
+    try:
+        records.read_run(child.unit.folder)
+    except (FileNotFoundError, DamagedRecord):
+        write_failure(child.unit, status, kind, message)
 
 
 def _kill(child: Child) -> None:

@@ -81,7 +81,9 @@ def build_encoder(model: ModelConfig, width_in: int, hidden: int) -> Encoder:
     """
     encoder: Any = model.build(width_in, hidden)
     if not isinstance(encoder, Encoder):
-        raise TypeError(f"model '{model.name}': build() returned {type(encoder).__name__}, expected an Encoder")
+        raise TypeError(
+            f"model '{model.name}': build() returned {type(encoder).__name__}, expected an Encoder"
+        )
     return Bidirectional(encoder, model.build(width_in, hidden)) if model.bidirectional else encoder
 
 

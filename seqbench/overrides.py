@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import typing
 from typing import Any
 
@@ -15,6 +16,12 @@ from seqbench.errors import UsageError, nearest
 from seqbench.registry import plugins
 
 _GROUPS = ("model", "task")
+_MULTIRUN = ("-m", "--multirun")
+_FLAGS = {
+    *_MULTIRUN, "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i", "--run", "-r", "--hydra-help",
+    "--shell-completion", "-sc", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn",
+    "--experimental-rerun",
+}  # fmt: skip
 
 
 def check_overrides(args: list[str]) -> None:
@@ -23,6 +30,9 @@ def check_overrides(args: list[str]) -> None:
     Raises:
         UsageError: the first slip, with the nearest match and the choices.
     """
+    for arg in args:
+        if arg.startswith("-") and arg.split("=")[0] not in _FLAGS:
+            raise UsageError(f"no flag '{arg}'; {nearest(arg, ['--help', '--version', *_FLAGS])}")
     words = [arg for arg in args if not arg.startswith("-") and "=" in arg]
     loose = [arg for arg in args if not arg.startswith("-") and "=" not in arg and not arg.startswith("~")]
     if loose and not _takes_value(args, loose[0]):
@@ -34,12 +44,14 @@ def check_overrides(args: list[str]) -> None:
     owners = {group: _chosen(group, overrides) for group in _GROUPS}
     for override in overrides:
         _check_key(override.key_or_group, owners)
+        if override.is_sweep_override() and not any(flag in args for flag in _MULTIRUN):
+            raise UsageError(f"{override.input_line}: several values need -m; one list is written [a,b]")
 
 
 def _takes_value(args: list[str], word: str) -> bool:
     """Whether ``word`` is the value of a Hydra flag before it (``--cfg job``)."""
     before = args.index(word) - 1
-    return before >= 0 and args[before].startswith("-") and args[before] not in ("-m", "--multirun")
+    return before >= 0 and args[before].startswith("-") and args[before] not in _MULTIRUN
 
 
 def _chosen(group: str, overrides: list[Override]) -> dict[str, list[str]]:
@@ -93,10 +105,17 @@ def _top_level_keys() -> list[str]:
 
 
 def explain(error: Exception) -> str:
-    """One line from a Hydra or OmegaConf error: what is wrong, at which key."""
+    """One line from a Hydra or OmegaConf error: what is wrong, at which key, and the choices if it says."""
     cause = error.__cause__ if error.__cause__ is not None else error
     text = str(cause) if str(cause) else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}': cannot be read: {lines[0]}; expected key=value"
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
     first = lines[0] if lines else type(error).__name__
-    return f"{key}: {first}" if key and not first.startswith(key) else first
+    if "is not a ListConfig" in first:
+        first = "expected a list like [16] or [16,32]"
+    start = next((i for i, line in enumerate(lines) if line.startswith("Available options")), len(lines))
+    options = itertools.takewhile(lambda line: not line.startswith("Config search path"), lines[start + 1 :])
+    choices = f"; choices: {', '.join(options)}" if start < len(lines) else ""
+    return (f"{key}: {first}" if key and not first.startswith(key) else first) + choices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def _timing(job: Job, sweep: Path) -> Unit:
     tasks = job.task.rungs()
     if job.task.ladder is not None:
         values = sorted({*getattr(job.task, job.task.ladder), *job.speed.lengths})
-        tasks = dataclasses.replace(job.task, **{job.task.ladder: values}).rungs()
+        ladder: dict[str, Any] = {job.task.ladder: values}
+        tasks = dataclasses.replace(job.task, **ladder).rungs()
     return _unit("speed", tuple(_at(job, task) for task in tasks), job.seeds[0], sweep)
 
 
@@ -75,13 +77,15 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
     job = jobs[0]
     rung = job.task.rung() if kind == "train" else None
     step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
-    label = f"{job.model.name} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
+    label = f"{job.model.variant()} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
+    classes: tuple[type, ...] = (type(job.model), type(job.task))
     identity = records.identity(
         {
             "kind": kind,
             "seed": seed,
             "jobs": [settings(one) for one in jobs],
             "code": environment.code_sha256(),
+            "plugins": [environment.plugin_sha256(cls) for cls in classes],
             "versions": environment.versions(),
             "cpu": environment.cpu_model(),
             "threads": THREADS,
@@ -124,3 +128,10 @@ def describe(units: list[Unit], sweep: str, command: list[str]) -> dict[str, Any
             for unit in units
         ],
     }
+
+
+def cache_folder(job: Job) -> Path:
+    """Where prepared data sets are kept."""
+    if job.cache_dir is not None:
+        return Path(job.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"

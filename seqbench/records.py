@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -110,7 +111,7 @@ def _write_table(folder: Path, name: str, columns: Mapping[str, Sequence[Any]]) 
 
 def _json_safe(value: Any) -> Any:
     """JSON has no NaN or infinity: they become None; the status says why."""
-    if isinstance(value, float) and not (value - value == 0):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
         return {str(key): _json_safe(item) for key, item in value.items()}

@@ -81,16 +81,12 @@ def describe(cls: type) -> list[tuple[str, str, str]]:
         if not field.metadata.get("doc"):
             continue
         default = (
-            field.default_factory()
-            if field.default_factory is not dataclasses.MISSING
-            else field.default
+            field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         )
         unit = field.metadata.get("unit", "")
         choices = field.metadata.get("choices", ())
         doc = field.metadata["doc"] + (f" [{unit}]" if unit else "")
-        rows.append(
-            (field.name, _as_text(default), doc + (f" ({', '.join(choices)})" if choices else ""))
-        )
+        rows.append((field.name, _as_text(default), doc + (f" ({', '.join(choices)})" if choices else "")))
     return rows
 
 

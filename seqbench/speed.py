@@ -12,11 +12,12 @@ import torch
 
 from seqbench.batch import Batch, TensorBatch
 from seqbench.config import SpeedConfig, TrainConfig
+from seqbench.memory import PeakMeter
 from seqbench.network import Network
 from seqbench.tasks.base import Data
 from seqbench.train import Columns, Stepper, extend
 
-_WARM_UP = 3
+_WARM_UP = 2
 _BATCHES = 32
 
 
@@ -32,7 +33,7 @@ def time_rung(
 
     Returns:
         One row per timed step: ``rung, mode ("train" or "forward"), step_s, cpu_s, valid_tokens,
-        padded_tokens, batch_size``.
+        padded_tokens, batch_size, memory_bytes`` (the peak of the rung and mode above its start).
     """
     batches = list(itertools.islice(data.train(train.batch_size), _BATCHES))
     stepper = Stepper(network, train, steps=10_000)
@@ -48,9 +49,13 @@ def time_rung(
             network(batch)
 
     network.train()
+    memory = PeakMeter(device)
     extend(columns, _time("train", train_step, batches, speed, speed.seconds, device, rung))
+    columns["memory_bytes"] = [memory.bytes()] * len(columns["step_s"])
     network.eval()
+    memory = PeakMeter(device)
     extend(columns, _time("forward", forward, batches, speed, speed.seconds / 3, device, rung))
+    columns["memory_bytes"] += [memory.bytes()] * (len(columns["step_s"]) - len(columns["memory_bytes"]))
     return columns
 
 

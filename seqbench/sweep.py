@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +34,9 @@ def safe_name(name: str) -> str:
         UsageError: the name holds anything but letters, digits, dots, dashes and underscores.
     """
     if not all(c.isalnum() or c in "._-" for c in name) or name.startswith(".") or len(name) > 80:
-        raise UsageError(f"sweep={name}: use at most 80 letters, digits, '-', '_' and '.', not starting with '.'")
+        raise UsageError(
+            f"sweep={name}: use at most 80 letters, digits, '-', '_' and '.', not starting with '.'"
+        )
     return name
 
 
@@ -57,7 +58,7 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
     folder = sweep_folder(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     units = plan(jobs, folder)
-    _prepare(jobs, units)
+    _prepare(units)
     records.write_json(folder / records.PLAN_FILE, describe(units, folder.name, command))
     reused = [unit for unit in units if finished(unit) is not None]
     todo = [unit for unit in units if unit not in reused]
@@ -75,25 +76,19 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
     return folder
 
 
-def _prepare(jobs: list[Job], units: list[Unit]) -> None:
-    """Load and cache data sets once, before anything is trained."""
-    wanted = {}
-    for unit in units:
-        if unit.job.task.needs_preparation and finished(unit) is None:
-            wanted[records.identity({"task": settings(unit.job)["task"]})] = unit.job
-    with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
-        for job in wanted.values():
-            Pool(1).prepare(job, cache_folder(job), Path(scratch))
-
-
-def cache_folder(job: Job) -> Path:
-    """Where prepared data sets are kept."""
-    if job.cache_dir is not None:
-        return Path(job.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
+def _prepare(units: list[Unit]) -> None:
+    """Check the device, load and cache data sets: once, before anything is trained."""
+    wanted = {
+        records.identity({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
+        for unit in units
+        if finished(unit) is None
+    }
+    if wanted:
+        with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
+            Pool(1).prepare(list(wanted.values()), Path(scratch) / "failure.txt")
 
 
 def resume_command(command: list[str]) -> str:
     """What to type to go on where a sweep stopped."""
     program = "python -m seqbench" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
-    return " ".join([program, *command])
+    return " ".join([program, *(word for word in command if not word.startswith("force="))])

@@ -71,7 +71,7 @@ class Stepper:
             group["lr"] = lr
         logits_NC, targets_N = self.network(batch)
         loss = F.cross_entropy(logits_NC, targets_N)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norms_P, total = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

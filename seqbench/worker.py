@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import tempfile
 import time
 import traceback
@@ -26,8 +25,9 @@ from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.match import matched_parameters, solve_width
+from seqbench.memory import PeakMeter, peak_bytes
 from seqbench.network import Network, parameter_count
-from seqbench.plan import THREADS, Unit
+from seqbench.plan import THREADS, Unit, cache_folder
 from seqbench.probes.base import NotApplicable
 from seqbench.records import Run, Scalar
 from seqbench.registry import lookup, plugins
@@ -36,7 +36,7 @@ from seqbench.speed import load_average, time_rung
 from seqbench.tasks.base import Data
 from seqbench.train import Columns, Diverged, Outcome, extend, fit
 
-_PROBE_EXAMPLES = 32
+_PROBE_EXAMPLES = 16
 
 
 def _warm_up() -> None:
@@ -65,16 +65,20 @@ def execute(unit: Unit) -> None:
             recorder.run()
 
 
-def prepare(job: Job, cache: Path, failure: Path) -> None:
-    """Entry point of the child that prepares a task's data; writes the reason if it cannot."""
+def prepare(jobs: list[Job], failure: Path) -> None:
+    """Entry point of the child that checks the device and prepares data, before anything is trained.
+
+    The reason why something cannot be used is left in the file ``failure``.
+    """
     try:
-        job.task.prepare(cache)
+        for job in jobs:
+            pick_device(job.device)
+            job.task.prepare(cache_folder(job))
     except UsageError as error:
         failure.write_text(str(error), encoding="utf-8")
-    except Exception:
-        failure.write_text(
-            f"task '{job.task.name}': {traceback.format_exc(limit=-1).strip().splitlines()[-1]}", encoding="utf-8"
-        )
+    except Exception as error:
+        traceback.print_exc()
+        failure.write_text(f"task '{job.task.name}': {type(error).__name__}: {error}", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -106,13 +110,6 @@ def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Networ
     return network.to(device), width
 
 
-def cache_folder(job: Job) -> Path:
-    """Where prepared data sets are kept."""
-    if job.cache_dir is not None:
-        return Path(job.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
-
-
 class Events:
     """Progress of a run as one JSON object per line, for the display in the parent."""
 
@@ -139,7 +136,7 @@ class Recorder:
         """Train or time, then write the record."""
         work = self._train if self.unit.kind == "train" else self._speed
         status = self._guarded(work)
-        self.metrics["peak_memory_bytes"] = _peak_memory_bytes()
+        self.metrics["peak_memory_bytes"] = peak_bytes()
         run = Run(
             kind=self.unit.kind,
             identity=self.unit.identity,
@@ -180,11 +177,12 @@ class Recorder:
         data = job.task.open(seed, cache_folder(job))
         network, width = build(job, data, seed, device)
         self._describe(network, width, device)
-        start_bytes = _resident_bytes()
         self._probe(network, data, "init")
+        memory = PeakMeter(device)
         torch.manual_seed(number(seed, "dropout"))
         events = Events(self.unit.folder / records.EVENTS_FILE)
         outcome = fit(network, data, job.train, job.task.solved_at, device, events)
+        training_bytes = memory.bytes()
         self._keep(outcome)
         test = [batch.tensors(device) for batch in data.held_out("test", job.train.test_examples)]
         score = evaluate(network, test)
@@ -192,17 +190,13 @@ class Recorder:
             "test_accuracy": score.accuracy,
             "test_loss": score.loss,
             "test_answers": score.answers,
-            "training_memory_bytes": _peak_memory_bytes() - start_bytes
-            if device.type == "cpu"
-            else torch.cuda.max_memory_allocated(device),
+            "training_memory_bytes": training_bytes,
         }
         self._probe(network, data, "final")
 
     def _describe(self, network: Network, width: int, device: torch.device) -> None:
         """Facts about the network and the device that a reader needs to judge the numbers."""
-        self.environment["device"] = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        )
+        self.environment["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.metrics |= {
             "width": width,
             "parameters": parameter_count(network),
@@ -269,14 +263,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in text
     )
-
-
-def _peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _resident_bytes() -> int:
-    """Resident size now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()

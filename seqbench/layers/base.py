@@ -100,9 +100,7 @@ class Bidirectional(Encoder):
     def last(self, y_BTH: Tensor, lengths_B: Tensor) -> Tensor:
         """The forward half at the last valid token, the backward half at the first token."""
         split = self.forwards.width_out
-        return torch.cat(
-            [gather_time(y_BTH[..., :split], lengths_B - 1), y_BTH[:, 0, split:]], dim=1
-        )
+        return torch.cat([gather_time(y_BTH[..., :split], lengths_B - 1), y_BTH[:, 0, split:]], dim=1)
 
 
 def reversal(batch: int, time: int, mask_BT: Tensor | None, device: torch.device) -> Tensor:

@@ -23,8 +23,8 @@ class BagLayer(Encoder):
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
-        total_BD, count = state if state is not None else (0.0, 0)
-        sum_BTD = x_BTD.cumsum(1) + (total_BD.unsqueeze(1) if count else 0.0)
+        total_BD, count = state if state is not None else (torch.zeros_like(x_BTD[:, 0]), 0)
+        sum_BTD = x_BTD.cumsum(1) + total_BD.unsqueeze(1)
         steps_T1 = torch.arange(1, x_BTD.shape[1] + 1, device=x_BTD.device).unsqueeze(1) + count
         return sum_BTD / steps_T1, (sum_BTD[:, -1], count + x_BTD.shape[1])
 

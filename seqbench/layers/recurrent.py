@@ -1,5 +1,7 @@
-"""Recurrent layers. Sequences are padded, never packed: packing leaves the fused CPU kernels and its
-per-step backward pass is quadratic in length (pytorch#149194); right padding is exact for a causal layer.
+"""Recurrent layers.
+
+Sequences are padded, never packed: packing leaves the fused CPU kernels and its per-step backward pass is
+quadratic in length (pytorch#149194); right padding is exact for a causal layer.
 """
 
 from __future__ import annotations
@@ -95,22 +97,21 @@ class LSTMLayer(Encoder):
 
     kernel = "nn.LSTM (fused)"
 
-    def __init__(
-        self, width_in: int, hidden: int, forget_bias: float | None, chrono: int | None
-    ) -> None:
+    def __init__(self, width_in: int, hidden: int, forget_bias: float | None, chrono: int | None) -> None:
         super().__init__()
         self.width_out = hidden
         self.lstm = nn.LSTM(width_in, hidden, batch_first=True)
+        input_bias, recurrent_bias = self.lstm.get_parameter("bias_ih_l0"), self.lstm.get_parameter("bias_hh_l0")
         forget = slice(hidden, 2 * hidden)
         with torch.no_grad():
             if chrono is not None:
-                spans_H = torch.empty(hidden, device=self.lstm.bias_ih_l0.device).uniform_(1, chrono - 1)
-                self.lstm.bias_hh_l0[: 2 * hidden] = 0
-                self.lstm.bias_ih_l0[forget] = spans_H.log()
-                self.lstm.bias_ih_l0[:hidden] = -spans_H.log()
+                spans_H = torch.empty(hidden, device=input_bias.device).uniform_(1, chrono - 1)
+                recurrent_bias[: 2 * hidden] = 0
+                input_bias[forget] = spans_H.log()
+                input_bias[:hidden] = -spans_H.log()
             elif forget_bias is not None:
-                self.lstm.bias_ih_l0[forget] = forget_bias
-                self.lstm.bias_hh_l0[forget] = 0
+                input_bias[forget] = forget_bias
+                recurrent_bias[forget] = 0
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None

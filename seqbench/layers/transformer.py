@@ -52,9 +52,7 @@ class Block(nn.Module):
         super().__init__()
         inner = max(1, round(hidden * config.feedforward_ratio))
         self.attention = Attention(hidden, config)
-        self.feedforward = nn.Sequential(
-            nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden)
-        )
+        self.feedforward = nn.Sequential(nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
         self.norms = nn.ModuleList([nn.LayerNorm(hidden), nn.LayerNorm(hidden)])
         self.drop = nn.Dropout(config.dropout)
         self.pre, self.residual = config.norm == "pre", config.residual
@@ -65,9 +63,12 @@ class Block(nn.Module):
 
     def _sublayer(self, index: int, x_BTH: Tensor, function: Any) -> Tensor:
         norm = self.norms[index]
-        y_BTH = self.drop(function(norm(x_BTH) if self.pre else x_BTH))
-        y_BTH = x_BTH + y_BTH if self.residual else y_BTH
-        return y_BTH if self.pre else norm(y_BTH)
+        y_BTH: Tensor = self.drop(function(norm(x_BTH) if self.pre else x_BTH))
+        if self.residual:
+            y_BTH = x_BTH + y_BTH
+        if not self.pre:
+            y_BTH = norm(y_BTH)
+        return y_BTH
 
 
 class Attention(nn.Module):

@@ -5,6 +5,7 @@ This module does not import torch, so that help and composition stay quick; ``bu
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,6 +31,15 @@ class ModelConfig:
     )
     layers: int = setting(1, "stacked layers", minimum=1)
     bidirectional: bool = setting(False, "add a second encoder that reads right to left")
+
+    def variant(self) -> str:
+        """The model's name with the settings that differ from its defaults, for labels."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.name != "name" and getattr(self, field.name) != field.default
+        ]
+        return " ".join([self.name, *changed])
 
     @property
     def width_multiple(self) -> int:

@@ -24,9 +24,7 @@ class Transformer(ModelConfig):
     heads: int = setting(2, "attention heads; the width is a multiple of 2 x heads", minimum=1)
     feedforward_ratio: float = setting(2.0, "inner width of the feed-forward part / width", minimum=0.25)
     causal: bool = setting(True, "each position sees only itself and what came before")
-    positions: str = setting(
-        "rotary", "how positions enter", choices=("none", "sinusoidal", "rotary")
-    )
+    positions: str = setting("rotary", "how positions enter", choices=("none", "sinusoidal", "rotary"))
     norm: str = setting("pre", "normalise before or after each sub-layer", choices=("pre", "post"))
     residual: bool = setting(True, "add the input of each sub-layer to its output")
     dropout: float = setting(0.0, "dropout inside the blocks", minimum=0.0, maximum=0.95)

@@ -33,9 +33,7 @@ class GradientFlow:
         distance_BT = anchors_B[:, None] - np.arange(norms_BT.shape[1])
         distances = list(range(int(anchors_B.max()) + 1))
         groups = [norms_BT[distance_BT == distance] for distance in distances]
-        low, median, high = (
-            [float(np.quantile(group, q)) for group in groups] for q in (0.1, 0.5, 0.9)
-        )
+        low, median, high = ([float(np.quantile(group, q)) for group in groups] for q in (0.1, 0.5, 0.9))
         return {
             "distance": distances,
             "median": median,

@@ -90,8 +90,8 @@ class TaskConfig:
         """This task once per entry of its ladder, or just itself."""
         if self.ladder is None:
             return [self]
-        values = getattr(self, self.ladder)
-        return [dataclasses.replace(self, **{self.ladder: [value]}) for value in values]
+        rungs: list[dict[str, Any]] = [{self.ladder: [value]} for value in getattr(self, self.ladder)]
+        return [dataclasses.replace(self, **rung) for rung in rungs]
 
     def rung(self) -> int | None:
         """The ladder's value, once there is only one."""
@@ -167,9 +167,7 @@ class FreshData(Data):
 class FixedData(Data):
     """A data set: training shuffled and bucketed anew each epoch, splits read whole."""
 
-    def __init__(
-        self, splits: dict[str, TokenRows], vocabulary_size: int, classes: int, seed: int
-    ) -> None:
+    def __init__(self, splits: dict[str, TokenRows], vocabulary_size: int, classes: int, seed: int) -> None:
         self.splits, self.seed = splits, seed
         self.vocabulary_size, self.classes = vocabulary_size, classes
         self.examples_per_epoch = len(splits["train"])

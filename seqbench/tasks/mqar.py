@@ -33,7 +33,9 @@ class MQAR(GeneratedTask):
     pairs: list[int] = setting([8], "key-value pairs of each rung", minimum=1, maximum=500)
     keys: int = setting(16, "different keys", minimum=1)
     values: int = setting(8, "different values, drawn with replacement", minimum=2)
-    queries: int = setting(32, "most queries in a sequence; their number varies in [0.75, 1] of it", minimum=1)
+    queries: int = setting(
+        32, "most queries in a sequence; their number varies in [0.75, 1] of it", minimum=1
+    )
 
     @property
     def vocabulary_size(self) -> int:

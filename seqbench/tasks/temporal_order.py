@@ -28,7 +28,10 @@ class TemporalOrder(GeneratedTask):
     name: str = "temporal_order"
     solved_at: float | None = setting(0.998, "held-out accuracy, twice in a row, that counts as solved")
     lengths: list[int] = setting(
-        [16, 32, 64, 128], "longest sequence of each rung; lengths vary in [0.75 T, T]", unit="tokens", minimum=8
+        [16, 32, 64, 128],
+        "longest sequence of each rung; lengths vary in [0.75 T, T]",
+        unit="tokens",
+        minimum=8,
     )
     symbols: int = setting(3, "different marked symbols; classes = symbols squared", minimum=2, maximum=50)
     distractors: int = setting(6, "different distractor tokens", minimum=1, maximum=1000)
@@ -74,8 +77,6 @@ class TemporalOrder(GeneratedTask):
         return trim(Batch(ids_BT, lengths_B, pair_B2[:, 0] * self.symbols + pair_B2[:, 1]))
 
 
-def _position(
-    rng: np.random.Generator, lengths_B: np.ndarray, start: float, end: float
-) -> np.ndarray:
+def _position(rng: np.random.Generator, lengths_B: np.ndarray, start: float, end: float) -> np.ndarray:
     """A uniform position in ``[start, end)`` of each sequence."""
     return np.floor(lengths_B * rng.uniform(start, end, len(lengths_B))).astype(np.int64)
