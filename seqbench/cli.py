@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     A user's file that registers a layer ends in a call of this function; child processes import that file
     again, and there the call does nothing.
     """
-    if multiprocessing.parent_process() is not None:
+    caller = sys._getframe(1).f_globals.get("__name__")
+    if caller == "__mp_main__":  # how multiprocessing names the main file when a child imports it
         return
     args = list(sys.argv[1:] if argv is None else argv)
     if any(arg in ("--help", "-h") for arg in args):
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_FINE)
     try:
         jobs = compose(args)
-        if any(arg.split("=")[0] in _PLAIN_HYDRA_FLAGS for arg in args):
+        if _asks_hydra(args):
             sys.exit(EXIT_FINE)
         sys.exit(_run(jobs, args))
     except UsageError as error:
@@ -62,6 +62,11 @@ def _run(jobs: list[Any], args: list[str]) -> int:
         )  # fmt: skip
         return EXIT_FAILED
     return hooks.finish(folder, Path(jobs[0].reports_dir), console)
+
+
+def _asks_hydra(args: list[str]) -> bool:
+    """Whether a flag makes Hydra answer by itself (show the configuration, complete a word)."""
+    return any(arg.split("=")[0] in _PLAIN_HYDRA_FLAGS for arg in args)
 
 
 def _interrupt(*_: object) -> None:
@@ -90,6 +95,7 @@ def compose(args: list[str]) -> list[Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     from seqbench.config import Job, checked
+    from seqbench.isolate import warm_server
     from seqbench.overrides import check_overrides, explain
     from seqbench.registry import plugins
 
@@ -98,7 +104,9 @@ def compose(args: list[str]) -> list[Any]:
     for group in ("model", "task"):
         for name, cls in plugins(group).items():
             store.store(group=group, name=name, node=cls)
-    check_overrides(args)
+    if not _asks_hydra(args):
+        check_overrides(args)
+        warm_server()  # torch is imported over there while Hydra composes here
     jobs: list[Job] = []
 
     def collect(config: DictConfig) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -32,13 +33,20 @@ class Child:
     started: float
 
 
+def warm_server() -> multiprocessing.context.ForkServerContext:
+    """Start the server process that imports torch once; every child is forked from it in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqbench.worker"])
+    forkserver.ensure_running()
+    return context
+
+
 class Pool:
     """Runs units in child processes forked from a warm server that has imported torch."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["seqbench.worker"])
+        self._context = warm_server()
         self._running: list[Child] = []
 
     @property

@@ -101,7 +101,8 @@ class LSTMLayer(Encoder):
         super().__init__()
         self.width_out = hidden
         self.lstm = nn.LSTM(width_in, hidden, batch_first=True)
-        input_bias, recurrent_bias = self.lstm.get_parameter("bias_ih_l0"), self.lstm.get_parameter("bias_hh_l0")
+        input_bias = self.lstm.get_parameter("bias_ih_l0")
+        recurrent_bias = self.lstm.get_parameter("bias_hh_l0")
         forget = slice(hidden, 2 * hidden)
         with torch.no_grad():
             if chrono is not None:

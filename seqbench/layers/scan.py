@@ -58,7 +58,7 @@ class GRUScan(torch.autograd.Function):
     def forward(ctx: Any, pre_TBG: Tensor, h0_BH: Tensor, weight_GH: Tensor, bias_G: Tensor) -> Tensor:
         hidden = h0_BH.shape[1]
         switches_TBS = pre_TBG[..., : 2 * hidden] + bias_G[: 2 * hidden]  # reset and update
-        candidate_TBH = pre_TBG[..., 2 * hidden :].contiguous()
+        candidate_TBH = pre_TBG[..., 2 * hidden :].clone(memory_format=torch.contiguous_format)
         inner_TBH = torch.empty_like(candidate_TBH)  # W_n h + b_n, before the reset gate
         h_TBH = torch.empty_like(candidate_TBH)
         to_switches = weight_GH[: 2 * hidden].t().contiguous()

@@ -83,9 +83,9 @@ class Attention(nn.Module):
     def forward(self, x_BTH: Tensor, keys_B11T: Tensor | None) -> Tensor:
         batch, time, hidden = x_BTH.shape
         qkv = self.qkv(x_BTH).view(batch, time, 3, self.heads, hidden // self.heads)
-        q_BKTE, k_BKTE, v_BKTE = qkv.permute(2, 0, 3, 1, 4)
-        if self.rotary:
-            q_BKTE, k_BKTE = rotate(q_BKTE), rotate(k_BKTE)
+        qkv_3BKTE = qkv.permute(2, 0, 3, 1, 4)
+        q_BKTE, k_BKTE = rotate(qkv_3BKTE[:2]) if self.rotary else qkv_3BKTE[:2]
+        v_BKTE = qkv_3BKTE[2]
         y_BKTE = F.scaled_dot_product_attention(
             q_BKTE, k_BKTE, v_BKTE, attn_mask=keys_B11T, is_causal=self.causal
         )
@@ -105,9 +105,11 @@ def sinusoids(time: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([turn.sin(), turn.cos()], dim=1)
 
 
-def rotate(x_BKTE: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, 2104.09864): rotate pairs of channels by their angle."""
-    turn = angles(x_BKTE.shape[2], x_BKTE.shape[3], x_BKTE)
-    cos, sin = turn.cos(), turn.sin()
-    first, second = x_BKTE.chunk(2, dim=3)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=3)
+def rotate(x_TE: Tensor) -> Tensor:
+    """Rotary positions for ``(..., T, E)`` (Su et al. 2021, 2104.09864, section 3.2).
+
+    Each pair of neighbouring channels is a complex number, turned by position times frequency.
+    """
+    turn = angles(x_TE.shape[-2], x_TE.shape[-1], x_TE)
+    pairs = torch.view_as_complex(x_TE.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(turn), turn)).flatten(-2)

@@ -1,0 +1,136 @@
+"""What the tests share: one thread, small networks and batches, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seqbench.batch import Batch, pad
+from seqbench.config import Job, NetworkConfig
+from seqbench.errors import UsageError
+from seqbench.models.base import ModelConfig
+from seqbench.network import Network
+from seqbench.registry import lookup, plugins
+
+VOCABULARY, CLASSES, HIDDEN = 13, 5, 8
+ROOT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)
+
+
+def model_variants() -> dict[str, ModelConfig]:
+    """Every registered model, again in both directions where that is allowed, and the options that matter."""
+    variants: dict[str, ModelConfig] = {}
+    for name, cls in plugins("model").items():
+        variants[name] = cls()
+        for options in ({"bidirectional": True}, {"layers": 2}, {"bidirectional": True, "layers": 2}):
+            label = "+".join([name, *(f"{key}={value}" for key, value in options.items())])
+            config = cls(**options)
+            try:
+                config.check() if hasattr(config, "check") else None
+            except UsageError:
+                continue
+            if config not in variants.values() and not (config.canary and "layers" in options):
+                variants[label] = config
+    transformer = lookup("model", "transformer")
+    for options in (
+        {"causal": False},
+        {"causal": False, "positions": "none", "layers": 1},
+        {"causal": False, "positions": "sinusoidal", "norm": "post"},
+        {"positions": "sinusoidal", "norm": "post"},
+        {"residual": False},
+    ):
+        variants["transformer+" + "+".join(f"{k}={v}" for k, v in options.items())] = transformer(**options)
+    variants["rnn+relu"] = lookup("model", "rnn")(nonlinearity="relu", init="identity")
+    return variants
+
+
+VARIANTS = model_variants()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument ``model`` runs for every variant, so a new model is tested by existing."""
+    if "model" in metafunc.fixturenames:
+        metafunc.parametrize("model", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+@pytest.fixture
+def make_network() -> Callable[..., Network]:
+    """A small network of a model with weights that depend on ``seed`` alone."""
+
+    def make(model: ModelConfig, readout: str = "last", seed: int = 0, **options: Any) -> Network:
+        torch.manual_seed(seed)
+        config = NetworkConfig(embedding_width=6, readout=readout, **options)
+        return Network(model, config, VOCABULARY, CLASSES, HIDDEN)
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """Random rows of the given lengths with one answer each, or an answer at about half of the tokens."""
+
+    def make(lengths: list[int], *, many: bool = False, seed: int = 0, extra: int = 0) -> Batch:
+        rng = np.random.default_rng(seed)
+        rows = [rng.integers(1, VOCABULARY, length) for length in lengths]
+        if not many:
+            return pad(rows, rng.integers(0, CLASSES, len(rows)), extra=extra)
+        answers = []
+        for length in lengths:
+            answer = np.where(rng.random(length) < 0.5, rng.integers(0, CLASSES, length), -1)
+            answer[-1] = rng.integers(0, CLASSES)
+            answers.append(answer)
+        return pad(rows, answers, extra=extra)
+
+    return make
+
+
+@pytest.fixture
+def make_job() -> Callable[..., Job]:
+    """A job from a model's and a task's names; ``train={...}`` and the like change single settings."""
+
+    def make(model: str = "rnn", task: str = "temporal_order", **options: Any) -> Job:
+        settings = {
+            name: dataclasses.replace(getattr(Job(), name), **value) if isinstance(value, dict) else value
+            for name, value in options.items()
+            if name not in ("model_options", "task_options")
+        }
+        return Job(
+            model=lookup("model", model)(**options.get("model_options", {})),
+            task=lookup("task", task)(**options.get("task_options", {})),
+            **settings,
+        )
+
+    return make
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Command:
+    """Run Python in ``tmp_path`` with these arguments; plain output, no terminal."""
+
+    def run(*args: str, timeout: float = 100, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **variables}
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def seqbench(run_python: Command) -> Command:
+    """Run ``python -m seqbench`` in ``tmp_path``."""
+    return lambda *args, **options: run_python("-m", "seqbench", *args, **options)
