@@ -87,8 +87,6 @@ class Pool:
 
     def _start(self, unit: Unit) -> None:
         unit.folder.mkdir(parents=True, exist_ok=True)
-        for name in (records.RUN_FILE, records.EVENTS_FILE):
-            (unit.folder / name).unlink(missing_ok=True)
         process = self._context.Process(target=_execute, args=(unit,))
         process.start()
         self._running.append(Child(unit, process, time.monotonic()))

@@ -27,7 +27,7 @@ from seqbench.evaluate import evaluate
 from seqbench.match import matched_parameters, solve_width
 from seqbench.memory import PeakMeter, peak_bytes
 from seqbench.network import Network, parameter_count
-from seqbench.plan import THREADS, Unit, cache_folder
+from seqbench.plan import THREADS, Unit, cache_folder, finished
 from seqbench.probes.base import NotApplicable
 from seqbench.records import Run, Scalar
 from seqbench.registry import lookup, plugins
@@ -37,6 +37,7 @@ from seqbench.tasks.base import Data
 from seqbench.train import Columns, Diverged, Outcome, extend, fit
 
 _PROBE_EXAMPLES = 16
+_LOCK_FILE = ".lock"
 
 
 def _warm_up() -> None:
@@ -51,18 +52,22 @@ _warm_up()
 
 
 def execute(unit: Unit) -> None:
-    """Entry point of the child: never raises; whatever happens becomes a record."""
+    """Entry point of the child: does the unit's work unless it is done, and records whatever happens."""
     os.setsid()
     unit.folder.mkdir(parents=True, exist_ok=True)
-    with (unit.folder / records.LOG_FILE).open("w", encoding="utf-8", buffering=1) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        torch.set_num_threads(THREADS)
-        allocator = environment.keep_freed_memory()
-        plugins("model"), plugins("task"), plugins("probe")
-        recorder = Recorder(unit, allocator)
-        with machine_lock(exclusive=unit.kind == "speed"):
-            recorder.run()
+    with locked(unit.folder / _LOCK_FILE):
+        if finished(unit) is not None:
+            return  # another sweep did the same run while this one waited
+        for stale in (records.RUN_FILE, records.EVENTS_FILE):
+            (unit.folder / stale).unlink(missing_ok=True)
+        with (unit.folder / records.LOG_FILE).open("w", encoding="utf-8", buffering=1) as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            torch.set_num_threads(THREADS)
+            allocator = environment.keep_freed_memory()
+            plugins("model"), plugins("task"), plugins("probe")
+            with locked(machine_lock(), exclusive=unit.kind == "speed"):
+                Recorder(unit, allocator).run()
 
 
 def prepare(jobs: list[Job], failure: Path) -> None:
@@ -82,12 +87,16 @@ def prepare(jobs: list[Job], failure: Path) -> None:
 
 
 @contextlib.contextmanager
-def machine_lock(*, exclusive: bool) -> Iterator[None]:
-    """Share the machine while training, have it alone while timing; freed by the kernel on any exit."""
-    path = Path(tempfile.gettempdir()) / f"seqbench-{os.getuid()}.lock"
+def locked(path: Path, *, exclusive: bool = True) -> Iterator[None]:
+    """Hold a file lock; the kernel frees it on any exit, so it can never be stale."""
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
+
+
+def machine_lock() -> Path:
+    """The lock that training shares and timing has alone, for all sweeps of this user on this machine."""
+    return Path(tempfile.gettempdir()) / f"seqbench-{os.getuid()}.lock"
 
 
 def pick_device(wanted: str) -> torch.device:

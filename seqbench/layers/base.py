@@ -18,14 +18,12 @@ class Encoder(nn.Module):
     Attributes:
         width_out: H.
         causal: output t depends on inputs up to t alone.
-        kernel: which implementation runs, in words; shown in every speed table.
         readout: set when the encoder's last output is already a summary, so that the shared read-out
             must not pool it again.
     """
 
     width_out: int
     causal: bool = True
-    kernel: str = "unnamed"
     readout: str | None = None
 
     def forward(
@@ -40,6 +38,11 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def kernel(self) -> str:
+        """Which implementation runs, in words, for every speed table; a plain attribute may replace it."""
+        return "unnamed"
+
     def last(self, y_BTH: Tensor, lengths_B: Tensor) -> Tensor:
         """The summary ``(B, H)`` that a many-to-one read-out uses: the output at the last valid token."""
         return gather_time(y_BTH, lengths_B - 1)
@@ -53,8 +56,11 @@ class Chain(Encoder):
         self.encoders = nn.ModuleList(encoders)
         self.width_out = encoders[-1].width_out
         self.causal = all(encoder.causal for encoder in encoders)
-        self.kernel = " + ".join(dict.fromkeys(encoder.kernel for encoder in encoders))
         self._final = encoders[-1]
+
+    @property
+    def kernel(self) -> str:
+        return self._final.kernel
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
@@ -85,7 +91,10 @@ class Bidirectional(Encoder):
             raise ValueError("only a causal encoder can be made bidirectional")
         self.forwards, self.backwards = forwards, backwards
         self.width_out = forwards.width_out + backwards.width_out
-        self.kernel = f"{forwards.kernel}, both directions"
+
+    @property
+    def kernel(self) -> str:
+        return f"{self.forwards.kernel}, both directions"
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None

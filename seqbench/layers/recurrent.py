@@ -39,18 +39,38 @@ class _ScanLayer(Encoder):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def start(self, x_BTD: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The input projection in time-major layout, and the initial state."""
-        pre_TBG = self.project(x_BTD.transpose(0, 1))
+    @property
+    def kernel(self) -> str:
+        return "cuDNN" if self.recurrent.is_cuda else "time-major scan (torch)"
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
         h0_BH = x_BTD.new_zeros(x_BTD.shape[0], self.width_out) if state is None else state
-        return pre_TBG, h0_BH
+        if x_BTD.is_cuda:
+            y_BTH, last_1BH = self.fused(x_BTD, h0_BH.unsqueeze(0))
+            return y_BTH, last_1BH[0]
+        h_TBH = self.scan(self.project(x_BTD.transpose(0, 1)), h0_BH)
+        return h_TBH.transpose(0, 1), h_TBH[-1]
+
+    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
+        """All states ``(T, B, H)`` from the input projection."""
+        raise NotImplementedError
+
+    def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by torch's own kernel, which is cuDNN's on a GPU."""
+        raise NotImplementedError
+
+    def fused_arguments(self, recurrent_bias: Tensor) -> tuple[Any, ...]:
+        """Weights and flags (biases, layers, dropout, training, bidirectional, batch first) for torch."""
+        weights = [self.project.weight, self.recurrent, self.project.bias, recurrent_bias]
+        return weights, True, 1, 0.0, self.training, False, True
 
 
 class ElmanLayer(_ScanLayer):
     """One Elman layer over :class:`ElmanScan`; equals ``nn.RNN`` (whose two biases only ever add up)."""
 
     gates = 1
-    kernel = "time-major scan (torch)"
 
     def __init__(self, width_in: int, hidden: int, nonlinearity: str, init: str) -> None:
         super().__init__(width_in, hidden)
@@ -61,19 +81,18 @@ class ElmanLayer(_ScanLayer):
             nn.init.eye_(self.recurrent)
             nn.init.zeros_(self.project.bias)
 
-    def forward(
-        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
-    ) -> tuple[Tensor, Any]:
-        pre_TBH, h0_BH = self.start(x_BTD, state)
-        h_TBH = ElmanScan.apply(pre_TBH, h0_BH, self.recurrent, self.relu)
-        return h_TBH.transpose(0, 1), h_TBH[-1]
+    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
+        return ElmanScan.apply(pre_TBG, h0_BH, self.recurrent, self.relu)  # type: ignore[no-any-return]
+
+    def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
+        kernel = torch.rnn_relu if self.relu else torch.rnn_tanh
+        return kernel(x_BTD, h0_1BH, *self.fused_arguments(torch.zeros_like(self.project.bias)))
 
 
 class GRULayer(_ScanLayer):
     """One GRU layer over :class:`GRUScan`; equals ``nn.GRU``."""
 
     gates = 3
-    kernel = "time-major scan (torch)"
 
     def __init__(self, width_in: int, hidden: int, update_bias: float | None) -> None:
         super().__init__(width_in, hidden)
@@ -84,12 +103,13 @@ class GRULayer(_ScanLayer):
                 self.project.bias[hidden : 2 * hidden] = update_bias
                 self.recurrent_bias[hidden : 2 * hidden] = 0
 
-    def forward(
-        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
-    ) -> tuple[Tensor, Any]:
-        pre_TBG, h0_BH = self.start(x_BTD, state)
-        h_TBH = GRUScan.apply(pre_TBG, h0_BH, self.recurrent, self.recurrent_bias)
-        return h_TBH.transpose(0, 1), h_TBH[-1]
+    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
+        return GRUScan.apply(  # type: ignore[no-any-return]
+            pre_TBG, h0_BH, self.recurrent, self.recurrent_bias
+        )
+
+    def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.gru(x_BTD, h0_1BH, *self.fused_arguments(self.recurrent_bias))
 
 
 class LSTMLayer(Encoder):
