@@ -93,5 +93,7 @@ def outcome(run: Run) -> str:
         return f"{run.error['type']}: {run.error['message'].splitlines()[0] if run.error['message'] else ''}"
     if run.kind == "speed":
         return "speed measured"
-    solved = f"solved at step {metrics['solved_step']}" if metrics.get("solved") else f"{metrics['steps']} steps"
+    solved = (
+        f"solved at step {metrics['solved_step']}" if metrics.get("solved") else f"{metrics['steps']} steps"
+    )
     return f"accuracy {metrics['test_accuracy']:.3f}  {solved}  {metrics['train_cpu_s']:.1f} CPU s"

@@ -1,11 +1,151 @@
-"""When a sweep ends: summary, verdicts, report, exit code."""
+"""When a sweep ends: summary, verdicts, failed runs, report, exit code."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from seqbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from seqbench.report.frame import Sweep
+    from seqbench.report.summary import Cell
+    from seqbench.report.task import Task
+
+_MOST_RUNGS = 8
+_MOST_FAILURES = 20
+_COLOURS = {"all": "green", "some": "yellow", "none": "dim"}
 
 
 def finish(folder: Path, reports: Path, console: Console) -> int:
-    return 0
+    """Say in the terminal what the sweep showed and write its page.
+
+    Returns:
+        0, or 1 when a run is not done or the page could not be written.
+    """
+    from seqbench.report.frame import read_sweep
+    from seqbench.report.page import write_page
+    from seqbench.report.summary import cells, flows, speeds
+    from seqbench.report.verdict import headline, verdicts
+
+    sweep = read_sweep(folder)
+    grid, timed = cells(sweep), speeds(sweep)
+    for task in sweep.tasks:
+        console.print(table(sweep, task, grid, timed))
+    say(console, headline(sweep, grid), "bold")
+    for verdict in verdicts(sweep, grid, flows(sweep)):
+        say(console, f"{verdict.label}: {verdict.against or 'no result yet'}. {verdict.solves}")
+    console.print()
+    good = _runs(sweep, console)
+    try:
+        say(console, f"report: {write_page(sweep, reports / f'{folder.name}.html')}", wrap=False)
+    except UsageError as error:
+        say(console, f"no report: {error}", "red")
+        return 1
+    return 0 if good else 1
+
+
+def say(console: Console, line: str, style: str = "", *, wrap: bool = True) -> None:
+    """Print words that are not ours to interpret: no markup, no highlighting."""
+    console.print(Text(line, style), highlight=False, soft_wrap=not wrap)
+
+
+def table(sweep: Sweep, task: Task, grid: list[Cell], timed: pd.DataFrame) -> Table:
+    """A task's results: solved runs at each rung, accuracy, speed and size of every model."""
+    from rich import box
+
+    title = Text(_title(task, sweep))
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column("model", overflow="fold")
+    rungs = task.rungs[-_MOST_RUNGS:]
+    for rung in rungs:
+        made.add_column(_head(task, rung), justify="right", no_wrap=True)
+    for name in ("accuracy", "tokens/s", "params", "MB", "runs"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for label in sweep.labels:
+        mine = [cell for cell in grid if cell.task is task and cell.label == label]
+        if mine:
+            shown = [_solved(next((c for c in mine if c.rung == rung), None)) for rung in rungs]
+            made.add_row(Text(label), *shown, *_numbers(sweep, task, label, mine, timed))
+    return made
+
+
+def _title(task: Task, sweep: Sweep) -> str:
+    from seqbench.report.facts import seeds_in_words
+
+    kind = "accuracy" if task.solved_at is None else "solved runs"
+    return f"{task.key}: {kind} ({seeds_in_words(sweep)})"
+
+
+def _head(task: Task, rung: int | None) -> str:
+    if rung is None:
+        return "score" if task.solved_at is None else "solved"
+    return f"{task.symbol}={rung}"
+
+
+def _solved(cell: Cell | None) -> Text:
+    from seqbench.report.tables import share
+
+    if cell is None or not cell.finished:
+        return Text("-", "dim")
+    if cell.task.solved_at is None:
+        return Text(f"{cell.accuracy.mean:.3f}")
+    return Text(f"{cell.solved}/{cell.finished}", _COLOURS[share(cell).kind])
+
+
+def _numbers(sweep: Sweep, task: Task, label: str, mine: list[Cell], timed: pd.DataFrame) -> list[Text]:
+    """Accuracy over the rungs, speed and memory at the highest trained one, parameters, runs done."""
+    import pandas as pd
+
+    from seqbench.report.summary import same
+
+    runs = sweep.runs[(sweep.runs["task"] == task.key) & (sweep.runs["label"] == label)]
+    ended = [cell.accuracy.mean for cell in mine if cell.finished]
+    here = timed[(timed["task"] == task.key) & (timed["label"] == label) & (timed["mode"] == "train")]
+    here = here[same(here["rung"], task.rungs[-1])]
+    size = pd.to_numeric(runs["parameters"], errors="coerce").max()
+    done = int((runs["status"] == "done").sum())
+    return [
+        Text(f"{sum(ended) / len(ended):.3f}" if ended else "-"),
+        Text(short(here["valid_tokens_per_s"].max())),
+        Text(short(size)),
+        Text(short(here["memory_bytes"].max() / 1e6)),
+        Text(f"{done}/{len(runs)}", "" if done == len(runs) else "red"),
+    ]
+
+
+def short(value: float) -> str:
+    """A number in few characters.
+
+    >>> short(254321.0), short(35417.0), short(float("nan")), short(27.2)
+    ('254k', '35.4k', '-', '27')
+    """
+    if value != value:  # noqa: PLR0124
+        return "-"
+    for size, sign in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.1f}{sign}" if value < 100 * size else f"{value / size:.0f}{sign}"
+    return f"{value:.0f}"
+
+
+def _runs(sweep: Sweep, console: Console) -> bool:
+    """Count the runs by status and name every one that failed; whether all are done."""
+    from seqbench.report.facts import failures
+    from seqbench.report.summary import status_counts
+
+    counts = status_counts(sweep)
+    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    say(console, f"runs: {words or 'none planned'}")
+    found = failures(sweep)
+    for failure in found[:_MOST_FAILURES]:
+        say(console, f"{failure.status}: {failure.name}: {failure.reason or 'no reason recorded'}", "red")
+        say(console, f"  log: {sweep.folder / failure.folder / 'log.txt'}", wrap=False)
+    if len(found) > _MOST_FAILURES:
+        say(console, f"... and {len(found) - _MOST_FAILURES} more; the report lists them", "red")
+    return set(counts) <= {"done"}

@@ -147,10 +147,11 @@ def read_bytes(path: Path, limit: int) -> bytes:
         raise
     except OSError as error:
         raise DamagedRecord(f"{path}: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+        os.close(descriptor)
+        raise DamagedRecord(f"{path}: not a regular file of at most {limit} bytes")
     with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise DamagedRecord(f"{path}: not a regular file of at most {limit} bytes")
         return handle.read(limit + 1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 from seqbench.errors import UsageError, nearest
@@ -68,6 +69,8 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
+        if not math.isfinite(number):
+            raise UsageError(f"{key}={number}: must be a finite number")
         if minimum is not None and not number >= minimum:
             raise UsageError(f"{key}={number}: must be at least {minimum:g}")
         if maximum is not None and not number <= maximum:

@@ -1,8 +1,9 @@
-"""What the tests share: one thread, small networks and batches, and the command line in a process of its own."""
+"""What the tests share: one thread, small networks and batches, the command line in its own process."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from seqbench.batch import Batch, pad
-from seqbench.config import Job, NetworkConfig
+from seqbench.config import Job, NetworkConfig, checked
 from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
 from seqbench.network import Network
@@ -104,11 +105,12 @@ def make_job() -> Callable[..., Job]:
             for name, value in options.items()
             if name not in ("model_options", "task_options")
         }
-        return Job(
+        job = Job(
             model=lookup("model", model)(**options.get("model_options", {})),
             task=lookup("task", task)(**options.get("task_options", {})),
             **settings,
         )
+        return checked(job)
 
     return make
 
@@ -116,21 +118,35 @@ def make_job() -> Callable[..., Job]:
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def run_python(tmp_path: Path) -> Command:
-    """Run Python in ``tmp_path`` with these arguments; plain output, no terminal."""
+def environment(temporary: Path) -> dict[str, str]:
+    """Plain output and a machine lock of the tests' own: they neither wait for others nor hold them up."""
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "TMPDIR": str(temporary)}
 
-    def run(*args: str, timeout: float = 100, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **variables}
+
+@pytest.fixture(scope="session")
+def python_in(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Run Python in a folder with these arguments."""
+    temporary = tmp_path_factory.mktemp("tmp")
+
+    def run(
+        folder: Path, *args: str, timeout: float = 100, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *args],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+            cwd=folder, env={**environment(temporary), **variables}, capture_output=True, text=True,
+            timeout=timeout, check=False,
         )  # fmt: skip
 
     return run
 
 
 @pytest.fixture
+def run_python(python_in: Command, tmp_path: Path) -> Command:
+    """Run Python in ``tmp_path``."""
+    return functools.partial(python_in, tmp_path)
+
+
+@pytest.fixture
 def seqbench(run_python: Command) -> Command:
     """Run ``python -m seqbench`` in ``tmp_path``."""
-    return lambda *args, **options: run_python("-m", "seqbench", *args, **options)
+    return functools.partial(run_python, "-m", "seqbench")

@@ -107,6 +107,16 @@ def test_gru_layer_equals_nn_gru():
     assert_same(gradients(ours, x, h0, *mine), gradients(theirs, x, h0, *reference_parameters))
 
 
+@pytest.mark.parametrize("kind", ["tanh", "relu", "gru"])
+def test_the_kernel_used_on_a_gpu_computes_the_same_as_the_scan(kind: str):
+    layer = GRULayer(D, H, None) if kind == "gru" else ElmanLayer(D, H, kind, "default")
+    x, h0 = torch.randn(B, T, D, requires_grad=True), torch.randn(B, H, requires_grad=True)
+    scanned, fused = layer(x, state=h0)[0], layer.fused(x, h0.unsqueeze(0))[0]
+    assert_same([fused], [scanned])
+    wanted = (x, h0, *layer.parameters())
+    assert_same(gradients(fused, *wanted), gradients(scanned, *wanted))
+
+
 def test_lstm_layer_equals_the_equations_step_by_step():
     layer, cell = LSTMLayer(D, H, None, None), nn.LSTMCell(D, H)
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -1,4 +1,4 @@
-"""What every model promises: causality as declared, rows independent, every parameter trained, same seed same weights."""
+"""What every model promises: declared causality, independent rows, no idle parameters, seeded weights."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ Every registered model runs through every test (see ``conftest.model_variants``)
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -85,30 +84,3 @@ def test_no_gradient_flows_into_padding(make_network, make_batch, model, readout
     (gradient,) = torch.autograd.grad(answers.square().sum(), x)
     assert torch.count_nonzero(gradient[~tensors.mask_BT]) == 0
     assert torch.count_nonzero(gradient[tensors.mask_BT]) > 0
-
-
-@pytest.mark.parametrize("onehot", [False, True])
-def test_padding_embeds_to_zero_and_stays_there(make_network, make_batch, onehot):
-    from seqbench.registry import lookup
-
-    network = make_network(lookup("model", "rnn")(), embedding="onehot" if onehot else "learned")
-    batch = make_batch(LENGTHS).tensors()
-    vectors = network.embedding(batch.ids_BT)
-    assert torch.count_nonzero(vectors[~batch.mask_BT]) == 0
-    assert (vectors[batch.mask_BT].abs().sum(1) > 0).all()
-    if not onehot:
-        torch.nn.functional.cross_entropy(*network(batch)).backward()
-        assert torch.count_nonzero(network.embedding.weight.grad[0]) == 0
-
-
-def test_the_mean_and_maximum_are_those_of_the_valid_tokens(make_network, make_batch):
-    from seqbench.registry import lookup
-
-    for readout, reduce in (("mean", lambda y: y.mean(0)), ("max", lambda y: y.amax(0))):
-        network = make_network(lookup("model", "gru")(), readout).eval()
-        batch = make_batch(LENGTHS)
-        with torch.no_grad():
-            y_BTH, _ = network.encoder(network.embedding(batch.tensors().ids_BT))
-            summary = torch.stack([reduce(y_BTH[i, :n]) for i, n in enumerate(LENGTHS)])
-            expected = network.head(summary)
-        np.testing.assert_allclose(logits(network, batch), expected, atol=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,7 +167,9 @@ class FreshData(Data):
 class FixedData(Data):
     """A data set: training shuffled and bucketed anew each epoch, splits read whole."""
 
-    def __init__(self, splits: dict[str, TokenRows], vocabulary_size: int, classes: int, seed: int) -> None:
+    def __init__(
+        self, splits: Mapping[str, TokenRows], vocabulary_size: int, classes: int, seed: int
+    ) -> None:
         self.splits, self.seed = splits, seed
         self.vocabulary_size, self.classes = vocabulary_size, classes
         self.examples_per_epoch = len(splits["train"])

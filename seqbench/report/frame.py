@@ -1,0 +1,307 @@
+"""A sweep's folder as data frames. Nothing in the folder is trusted: what does not verify is a finding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seqbench import records
+from seqbench.errors import UsageError
+from seqbench.records import DamagedRecord, Run
+from seqbench.report.label import clean, differing, flat, label
+from seqbench.report.task import Task, mapping, read_tasks
+
+MODEL_SETTINGS = ("model", "network", "train", "match")
+UNFINISHED = ("pending", "damaged")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
+_COLUMNS = {
+    "evaluations": ("step", "loss", "accuracy"),
+    "steps": ("step", "loss", "gradient_norm"),
+    "parameters": ("step",),
+    "gradient_flow": ("moment", "distance", "median", "sequences"),
+    "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
+}
+_TEXT_COLUMNS = ("moment", "mode")
+_RUN_COLUMNS = [
+    "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "test_accuracy",
+    "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s", "steps", "train_cpu_s",
+    "train_wall_s", "trained_tokens", "parameters", "matched_parameters", "width", "kernel", "causal",
+    "readout", "canary", "training_memory_bytes", "peak_memory_bytes", "best_valid_accuracy",
+    "first_batch_sha256", "data_sha256",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything the page is made from.
+
+    Attributes:
+        runs: one row per planned run, with its status and metrics.
+        reference: label that the others are compared with, or None.
+        labels: models in the order of the plan.
+        settings: configuration, environment and card of each run that has a record, by folder.
+        problems: what could not be read, in words.
+    """
+
+    folder: Path
+    name: str
+    command: list[str]
+    reference: str | None
+    labels: list[str]
+    tasks: list[Task]
+    runs: pd.DataFrame
+    records: dict[str, Run]
+    problems: list[str]
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def read_all(self) -> None:
+        """Read every table, so that :attr:`problems` is complete."""
+        for name in _COLUMNS:
+            self.table(name)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of all runs below each other, with ``label, task, rung, seed``; read once."""
+        if name not in self._tables:
+            self._tables[name] = _read_tables(self, name)
+        return self._tables[name]
+
+    @property
+    def training(self) -> pd.DataFrame:
+        """The training runs."""
+        return self.runs[self.runs["kind"] == "train"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the plan."""
+        return sorted({int(seed) for seed in self.training["seed"]})
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read a sweep, finished or not.
+
+    Raises:
+        UsageError: the folder has no valid plan; says what would be right.
+    """
+    plan = _read_plan(folder)
+    entries = [entry for entry in map(_entry, plan["runs"]) if entry is not None]
+    problems = [f"{len(plan['runs']) - len(entries)} entries of plan.json are not runs"]
+    problems = problems if len(entries) < len(plan["runs"]) else []
+    found: dict[str, Run] = {}
+    model_keys, task_keys = _varied(entries)
+    rows = []
+    for entry in entries:
+        status, run, reason = _record(folder, entry)
+        if run is not None:
+            found[entry["folder"]] = run
+        if status == "damaged":
+            problems.append(f"{entry['folder']}: {reason}")
+        rows.append(_row(folder, entry, status, run, reason, model_keys, task_keys))
+    runs = pd.DataFrame(rows, columns=_RUN_COLUMNS).astype({"rung": "Int64", "seed": "Int64"})
+    labels = _labels(runs, _list(plan.get("models")))
+    return Sweep(
+        folder=folder,
+        name=clean(folder.resolve().name, 200),
+        command=[clean(word, 500) for word in _list(plan.get("command"))[:200]],
+        reference=_reference(runs, labels, plan.get("reference")),
+        labels=labels,
+        tasks=read_tasks(runs, found),
+        runs=runs,
+        records=found,
+        problems=problems,
+    )
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        plan = records.read_json(folder / records.PLAN_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        reason = "no such folder" if not folder.is_dir() else f"it has no {records.PLAN_FILE}"
+        raise UsageError(f"{folder}: {reason}; give the folder of a sweep, like runs/NAME") from None
+    except (DamagedRecord, OSError) as error:
+        raise UsageError(f"{error}; give the folder of a sweep, like runs/NAME") from None
+    if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
+        place = folder / records.PLAN_FILE
+        raise UsageError(f"{place}: not a plan; give the folder of a sweep, like runs/NAME")
+    return plan
+
+
+def _entry(raw: object) -> dict[str, Any] | None:
+    """A run of the plan with the types it must have; None for anything else.
+
+    A folder must be a plain name, so that a plan can never make the report read outside its sweep.
+    """
+    if not isinstance(raw, dict) or raw.get("kind") not in ("train", "speed"):
+        return None
+    name, seed, rung = raw.get("folder"), raw.get("seed"), raw.get("rung")
+    texts = [raw.get("model"), raw.get("task")]
+    usable = (
+        isinstance(name, str)
+        and _PLAIN_NAME.fullmatch(name) is not None
+        and all(isinstance(text, str) for text in texts)
+        and _whole(seed)
+        and (rung is None or _whole(rung))
+    )
+    return {**raw, "config": mapping(raw.get("config"))} if usable else None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[str, list[str]]]:
+    """Settings that differ among runs of the same model (on one task), and of the same task."""
+    models: dict[Any, list[dict[str, str]]] = {}
+    tasks: dict[str, list[dict[str, str]]] = {}
+    for entry in entries:
+        settings = flat(entry["config"], MODEL_SETTINGS)
+        models.setdefault((entry["model"], entry["task"]), []).append(settings)
+        tasks.setdefault(entry["task"], []).append(_task_settings(entry))
+    by_model = {key: differing(found) for key, found in models.items()}
+    return by_model, {key: differing(found) for key, found in tasks.items()}
+
+
+def _task_settings(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The task's settings without its ladder: a list of one number."""
+    task = mapping(entry["config"].get("task"))
+    fixed = {key: value for key, value in task.items() if not isinstance(value, list)}
+    return flat({"task": fixed}, ["task"])
+
+
+def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, str]:
+    """Status, record and reason of a planned run."""
+    place = folder / entry["folder"]
+    if place.is_symlink():
+        return "damaged", None, "a link instead of a folder"
+    try:
+        run = records.read_run(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return "pending", None, ""
+    except (DamagedRecord, OSError, ValueError, TypeError, RecursionError) as error:
+        return "damaged", None, clean(str(error).replace(f"{folder}/", ""), 300)
+    if run.identity != entry.get("identity"):
+        return "damaged", None, "the record is not of the planned run"
+    return run.status, run, ""
+
+
+def _row(
+    folder: Path,
+    entry: Mapping[str, Any],
+    status: str,
+    run: Run | None,
+    reason: str,
+    model_keys: dict[Any, list[str]],
+    task_keys: dict[str, list[str]],
+) -> dict[str, Any]:
+    """One row of ``runs``."""
+    metrics = {key: _scalar(value) for key, value in mapping(run.metrics if run else None).items()}
+    error = mapping(run.error if run else None)
+    if error:
+        reason = f"{clean(error.get('type'), 80)}: {clean(error.get('message'), 400)}"
+    settings = flat(entry["config"], MODEL_SETTINGS)
+    row = {column: metrics.get(column) for column in _RUN_COLUMNS}
+    return row | {
+        "folder": entry["folder"],
+        "kind": entry["kind"],
+        "label": label(entry["model"], settings, model_keys[entry["model"], entry["task"]]),
+        "model": clean(entry["model"]),
+        "task": label(entry["task"], _task_settings(entry), task_keys[entry["task"]]),
+        "rung": entry["rung"],
+        "seed": entry["seed"],
+        "status": status,
+        "error": reason,
+        "log": "" if status in ("done", "pending") else log_tail(folder / entry["folder"]),
+    }
+
+
+def _scalar(value: object) -> float | str | bool | None:
+    """A metric as a number, a short text or a truth value; anything else is missing."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return float(value) if abs(value) < 1e300 else None
+    return clean(value, 200) if isinstance(value, str) else None
+
+
+def log_tail(folder: Path) -> str:
+    """The last lines of a run's log, each cut to a readable width."""
+    try:
+        content = records.read_bytes(folder / records.LOG_FILE, _LOG_BYTES)
+    except FileNotFoundError:
+        return ""
+    except (DamagedRecord, OSError):
+        return "(the log cannot be shown)"
+    lines = content.decode("utf-8", "replace").splitlines()[-_LOG_LINES:]
+    return "\n".join(clean(line, _LINE) if line.strip() else "" for line in lines)
+
+
+def _labels(runs: pd.DataFrame, models: list[Any]) -> list[str]:
+    """Labels in the order in which the command named the models."""
+    order = {clean(model): number for number, model in reversed(list(enumerate(models)))}
+    pairs = dict.fromkeys(zip(runs["label"], runs["model"], strict=True))
+    return list(dict.fromkeys(name for name, _ in sorted(pairs, key=lambda p: order.get(p[1], len(order)))))
+
+
+def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | None:
+    """The label of the plan's reference model, or the first model that is not a canary."""
+    training = runs[runs["kind"] == "train"]
+    named, real = training["model"] == wanted, training["canary"].ne(True)
+    for candidates in (training[named], training[real], training):
+        if len(candidates):
+            return min((str(name) for name in candidates["label"]), key=labels.index)
+    return None
+
+
+def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
+    frames = []
+    for row in sweep.runs.to_dict("records"):
+        run = sweep.records.get(str(row["folder"]))
+        if run is None:
+            continue
+        try:
+            frame = _read_table(sweep.folder / str(row["folder"]), run, name)
+        except Exception as error:  # a Parquet file that nobody vouches for may fail in any way
+            sweep.problems.append(f"{row['folder']}/{name}.parquet: {clean(error, 200)}")
+            continue
+        if frame is not None:
+            keys = {key: row[key] for key in ("label", "task", "seed")}
+            keys |= {} if "rung" in frame else {"rung": row["rung"]}
+            frames.append(frame.assign(**keys))
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    empty = pd.DataFrame(columns=list(dict.fromkeys([*_COLUMNS[name], "label", "task", "rung", "seed"])))
+    numbers = [column for column in empty if column not in (*_TEXT_COLUMNS, "label", "task")]
+    return empty.astype(dict.fromkeys(numbers, float))
+
+
+def _read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
+    """One table, column by column, so that nothing but numbers and short texts gets through."""
+    table = records.read_table(folder, run, name)
+    if table is None or table.num_rows == 0:
+        return None
+    missing = [column for column in _COLUMNS[name] if column not in table.column_names]
+    if missing:
+        raise DamagedRecord(f"no column {', '.join(missing)}")
+    columns: dict[str, Any] = {}
+    for column in table.column_names:
+        values = pd.Series(table.column(column).to_pylist())
+        if column in _TEXT_COLUMNS:
+            columns[column] = values.map(_short)
+        else:
+            columns[clean(column, 120)] = pd.to_numeric(values, errors="coerce").astype(float)
+    return pd.DataFrame(columns)
+
+
+@cache
+def _short(value: object) -> str:
+    return clean(value, 40)

@@ -1,0 +1,149 @@
+"""The page: sections in their order, rendered into one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import seqbench
+from seqbench.errors import UsageError
+from seqbench.report import facts, svg, tables, theme
+from seqbench.report.frame import Sweep
+from seqbench.report.plots import gradient, learning, length, norms, speed
+from seqbench.report.plots.base import Plot
+from seqbench.report.summary import Cell, cells, flows, speeds, status_counts
+from seqbench.report.verdict import compare, headline, verdicts
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that is ready to stand in the page."""
+
+    key: str
+    title: str
+    svg: Markup
+    how: str
+    shows: str
+
+
+def write_page(sweep: Sweep, out: Path) -> Path:
+    """Render the page and put it in place in one step.
+
+    Raises:
+        UsageError: ``out`` cannot be written.
+    """
+    html = render(sweep)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"{out}: {error.strerror}; give another place with --out FILE") from None
+    return out
+
+
+def render(sweep: Sweep) -> str:
+    """The page as text; the same records give the same bytes."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    template = environment.get_template("page.html")
+    own = {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
+    return template.render(**context(sweep), **own)
+
+
+def policy(style: str, script: str) -> str:
+    """A content security policy that allows this style and this script, and nothing from anywhere else."""
+    hashes = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def context(sweep: Sweep) -> dict[str, Any]:
+    """Everything the template shows."""
+    sweep.read_all()
+    grid = cells(sweep)
+    found = flows(sweep)
+    timed = speeds(sweep)
+    rungs = compare(sweep, whole=False)
+    whole = compare(sweep, whole=True)
+    reference = sweep.reference or ""
+    several = any(len(task.rungs) > 1 for task in sweep.tasks)
+    return {
+        "sweep": sweep,
+        "version": seqbench.__version__,
+        "question": facts.question(sweep),
+        "setting": facts.setting(sweep),
+        "smoke": facts.seeds_in_words(sweep).startswith("smoke"),
+        "warnings": facts.warnings(sweep),
+        "headline": headline(sweep, grid),
+        "verdicts": verdicts(sweep, grid, found),
+        "glance": tables.glance(sweep, grid),
+        "solvable": any(task.solved_at is not None for task in sweep.tasks),
+        "unsolvable": any(task.solved_at is None for task in sweep.tasks),
+        "outcomes": [tables.outcomes(task, grid) for task in sweep.tasks],
+        "differences": tables.differences(whole, reference) if whole else None,
+        "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
+        "ladders": drawn(curves(sweep, grid, ladder=True)),
+        "gradient": drawn([gradient.plot(sweep, found)]),
+        "gradient_table": tables.gradients(found) if found else None,
+        "derivative": gradient.WHICH,
+        "lengths": drawn(length.plot(t, grid, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
+        "singles": drawn(curves(sweep, grid, ladder=False)),
+        "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
+        "costs": tables.costs(sweep, timed, longest=True),
+        "all_costs": tables.costs(sweep, timed, longest=False),
+        "norms": drawn([norms.plot(sweep)]),
+        "settings": tables.settings(sweep),
+        "identity": facts.data_identity(sweep),
+        "environments": facts.environments(sweep),
+        "load": facts.load(sweep),
+        "counts": status_counts(sweep),
+        "failures": facts.failures(sweep),
+        "pending": [
+            facts.run_name(r) for r in sweep.runs[sweep.runs["status"] == "pending"].to_dict("records")
+        ],
+        "command": facts.command(sweep),
+        "hashes": facts.hashes(sweep),
+        "csv": facts.csv_link(sweep),
+        "styles": theme.styles(sweep.labels),
+    }
+
+
+def curves(sweep: Sweep, grid: list[Cell], *, ladder: bool) -> Iterable[Plot | None]:
+    """Learning curves of the tasks with several rungs, or of those without."""
+    for number, task in enumerate(sweep.tasks):
+        if (len(task.rungs) > 1) == ladder:
+            yield learning.plot(sweep, task, grid, number)
+
+
+def drawn(plots: Iterable[Plot | None]) -> list[Drawn]:
+    """Draw the figures that have something to show."""
+    found = []
+    for plot in plots:
+        if plot is not None:
+            with theme.drawing():
+                figure = plot.draw()
+            picture = svg.inline(figure, plot.key, plot.title, f"{plot.how}. {plot.shows}")
+            found.append(Drawn(plot.key, plot.title, Markup(picture), plot.how, plot.shows))
+    return found

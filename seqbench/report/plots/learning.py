@@ -1,0 +1,112 @@
+"""Learning curves: held-out accuracy against the training step, one panel per rung."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from seqbench.report import theme
+from seqbench.report.frame import Sweep
+from seqbench.report.plots.base import Plot
+from seqbench.report.summary import Cell, same
+from seqbench.report.task import Task
+from seqbench.report.verdict import words_list
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot(sweep: Sweep, task: Task, grid: list[Cell], number: int) -> Plot | None:
+    """The learning curves of a task, or None without evaluations."""
+    table = sweep.table("evaluations")
+    table = table[(table["task"] == task.key) & table["accuracy"].notna() & table["step"].notna()]
+    if table.empty:
+        return None
+    lines = "the dotted lines are the task's floors" if task.floors(task.rungs[-1]) else "no floors are known"
+    lines += ", the band holds published scores" if task.points(task.rungs[-1]) else ""
+    return Plot(
+        key=f"learning{number}",
+        title=f"Learning curves: {task.key}",
+        draw=lambda: draw(table, task, sweep.labels),
+        how=(
+            "each thin line is one seed, the thick line their median; a run that has solved the task stops, "
+            f"and its last value is carried on in the median; accuracy on held-out sequences, {lines}"
+        ),
+        shows=shows(task, [cell for cell in grid if cell.task is task], sweep.labels),
+    )
+
+
+def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
+    """Draw ``step, accuracy, label, seed, rung`` as small multiples."""
+    chosen = {label: style for label, style in theme.styles(labels).items() if label in set(table["label"])}
+    chosen = {label: chosen[label] for label in labels if label in chosen}
+    rungs = [rung for rung in task.rungs if same(table["rung"], rung).any()]
+    known = [*table["accuracy"], *(value for rung in rungs for value in task.floors(rung).values())]
+    lowest = 0.0 if task.solved_at is not None else max(0.0, min(known) - 0.02)
+    height = 2.1 if len(rungs) > 1 else 2.9
+    figure, axes = theme.panels(len(rungs), height, chosen, sharex=True, sharey=True)
+    for panel, rung in zip(axes, rungs, strict=True):
+        here = table[same(table["rung"], rung)]
+        for label, style in chosen.items():
+            _curves(panel, here[here["label"] == label], style)
+        theme.levels(panel, task.floors(rung), task.points(rung))
+        panel.set_title(task.at(rung))
+        panel.set_ylim(lowest - 0.03, 1.05)
+        panel.set_xlim(0, float(table["step"].max()) * 1.02)
+    figure.supxlabel("training step", fontsize=9)
+    figure.supylabel("held-out accuracy", fontsize=9)
+    theme.legend(figure, chosen)
+    return figure
+
+
+def _curves(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
+    """Seeds as thin lines and their median."""
+    if curves.empty:
+        return
+    import seaborn as sns
+
+    sns.lineplot(
+        curves, x="step", y="accuracy", units="seed", estimator=None, ax=panel, color=style.colour,
+        linewidth=0.7, alpha=0.45, legend=False,
+    )  # fmt: skip
+    wide = curves.pivot_table(index="step", columns="seed", values="accuracy").ffill()
+    panel.plot(wide.index, wide.median(axis=1), **style.marked(), markersize=3.2)
+    panel.set(xlabel="", ylabel="")
+
+
+def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
+    """When each model solves it, and who stays at which floor."""
+    sentences = []
+    for rung in task.rungs:
+        here = sorted((c for c in grid if c.rung == rung and c.solves), key=lambda c: c.steps or 0)
+        times: dict[float, list[str]] = {}
+        for cell in here:
+            times.setdefault(cell.steps or 0, []).append(cell.label)
+        if times:
+            told = ", ".join(f"{words_list(names)} after {steps:.0f}" for steps, names in times.items())
+            sentences.append(f"Median steps to solve {task.at(rung)}: {told}.")
+    sentences += stuck(task, grid, labels)
+    if task.solved_at is None:
+        sentences += [
+            f"{cell.label} ends at {cell.accuracy.mean:.3f} on the test set."
+            for cell in grid
+            if cell.finished
+        ]
+    return " ".join(sentences) or "No run has finished yet."
+
+
+def stuck(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:
+    """Models that do not solve a rung, by how they stand to the floors."""
+    notes = dict.fromkeys(cell.note for cell in grid if cell.note and not cell.solves)
+    found = []
+    for note in notes:
+        names = []
+        for label in labels:
+            mine = [c.rung for c in grid if c.note == note and c.label == label and not c.solves]
+            rungs = ", ".join(str(rung) for rung in mine if rung is not None)
+            if mine:
+                names.append(f"{label} at {task.symbol}={rungs}" if rungs and len(task.rungs) > 1 else label)
+        found.append(f"{note[:1].upper() + note[1:]}: {'; '.join(names)}.")
+    return found

@@ -1,0 +1,122 @@
+"""Speed against sequence length: time of a training step and of a forward pass, and tokens per second."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from seqbench.report import theme
+from seqbench.report.plots.base import Plot
+from seqbench.report.task import Task
+from seqbench.report.verdict import words_list
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MODES = {"train": "training step", "forward": "forward pass"}
+
+
+def plot(task: Task, speeds: pd.DataFrame, labels: list[str], number: int) -> Plot | None:
+    """Speed over the task's rungs; None when fewer than two were timed."""
+    here = speeds[(speeds["task"] == task.key) & speeds["rung"].notna()]
+    if here["rung"].nunique() < 2:
+        return None
+    return Plot(
+        key=f"speed{number}",
+        title=f"Speed against length: {task.key}",
+        draw=lambda: draw(here, task, labels),
+        how=(
+            "both axes are logarithmic, so equal slopes are equal powers of the length; points are medians "
+            "of single timed steps, the bar above a point reaches to the 90th percentile; tokens per second "
+            "count real tokens only, never padding"
+        ),
+        shows=shows(here, task, labels),
+    )
+
+
+def draw(speeds: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
+    """Draw ``label, rung, mode, median_s, p90_s, valid_tokens_per_s``."""
+    chosen = {label: style for label, style in theme.styles(labels).items() if label in set(speeds["label"])}
+    chosen = {label: chosen[label] for label in labels if label in chosen}
+    figure, axes = theme.panels(4, 2.2, chosen, sharex=True)
+    rungs = sorted(set(speeds["rung"].astype(int)))
+    for column, (mode, title) in enumerate(_MODES.items()):
+        here = speeds[speeds["mode"] == mode]
+        for label, style in chosen.items():
+            line = here[here["label"] == label].sort_values("rung")
+            _times(axes[column], line, style)
+            axes[2 + column].plot(line["rung"], line["valid_tokens_per_s"], **style.marked())
+        axes[column].set_title(f"{title}, milliseconds")
+        axes[2 + column].set_title(f"{title}, valid tokens per second")
+    for panel in axes:
+        _scale(panel, rungs)
+    figure.supxlabel(f"{task.symbol} (sequence length)" if task.symbol == "T" else task.symbol, fontsize=9)
+    theme.legend(figure, chosen)
+    return figure
+
+
+def _times(panel: Axes, line: pd.DataFrame, style: theme.Style) -> None:
+    """Median with a bar to the 90th percentile, in milliseconds."""
+    middle, slow = 1e3 * line["median_s"], 1e3 * line["p90_s"]
+    panel.plot(line["rung"], middle, **style.marked())
+    panel.vlines(line["rung"], middle, slow, color=style.colour, linewidth=1)
+
+
+def _scale(panel: Axes, rungs: list[int]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.set_xticks([float(rung) for rung in rungs], [str(rung) for rung in rungs])
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(_plain))
+    panel.minorticks_off()
+
+
+def _plain(value: float, _: object = None) -> str:
+    """A tick label with k and M.
+
+    >>> _plain(200000.0), _plain(0.5), _plain(2e6)
+    ('200k', '0.5', '2M')
+    """
+    for size, sign in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{sign}"
+    return f"{value:g}"
+
+
+def exponent(line: pd.DataFrame) -> float:
+    """How the median step time grows between the two longest lengths: the power of the length."""
+    last = line.sort_values("rung").tail(2)
+    if len(last) < 2 or (last["median_s"] <= 0).any():
+        return math.nan
+    times, rungs = last["median_s"].tolist(), last["rung"].astype(float).tolist()
+    return math.log(times[1] / times[0]) / math.log(rungs[1] / rungs[0])
+
+
+def shows(speeds: pd.DataFrame, task: Task, labels: list[str]) -> str:
+    """Who is quickest at both ends, and how the time grows."""
+    train = speeds[speeds["mode"] == "train"]
+    if train.empty:
+        return "no training step was timed."
+    sentences = []
+    for rung in sorted({int(train["rung"].min()), int(train["rung"].max())}):
+        here = train[train["rung"] == rung].sort_values("median_s")
+        quick, slow = here.iloc[0], here.iloc[-1]
+        ratio = f", {slow['median_s'] / quick['median_s']:.1f} times slower" if len(here) > 1 else ""
+        other = f", {slow['label']} slowest ({1e3 * slow['median_s']:.1f} ms{ratio})" if len(here) > 1 else ""
+        sentences.append(
+            f"At {task.symbol}={rung} a training step is quickest with {quick['label']} "
+            f"({1e3 * quick['median_s']:.1f} ms){other}."
+        )
+    powers = [(label, exponent(train[train["label"] == label])) for label in labels]
+    known = [f"{label} {power:.1f}" for label, power in powers if math.isfinite(power)]
+    if known:
+        powers_named = words_list(known)
+        sentences.append(
+            f"Between the two longest lengths time grows like a power of the length: {powers_named}."
+        )
+    return " ".join(sentences)

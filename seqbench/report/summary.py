@@ -1,0 +1,251 @@
+"""What the runs add up to: outcome of each cell, gradient decay, speed. Data frames in and out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from seqbench import stats
+from seqbench.report.frame import UNFINISHED, Sweep
+from seqbench.report.task import Task
+
+TOLERANCE = 0.02
+_RISE = 30.0  # a curve with two ends falls to less than a thirtieth of both
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one rung of one task, over its seeds.
+
+    Attributes:
+        finished: runs that reached an end (done or diverged); the rest is in ``missing``.
+        solved: how many of them solved the task.
+        accuracy: test accuracy over seeds; a diverged run counts as the lowest floor.
+        scores: the accuracies themselves.
+        test: Wilson interval of the pooled test answers (sampling error of the test set alone).
+        steps, cpu_s: censored medians until solved; None when fewer than half solved.
+        note: how the accuracy stands to the floors, in words.
+    """
+
+    task: Task
+    rung: int | None
+    label: str
+    planned: int
+    finished: int
+    diverged: int
+    missing: dict[str, int]
+    solved: int
+    accuracy: stats.Interval
+    scores: tuple[float, ...]
+    test: stats.Interval
+    steps: float | None
+    cpu_s: float | None
+    note: str
+
+    @property
+    def solves(self) -> bool:
+        """Whether at least half of the finished runs solved it."""
+        return self.finished > 0 and 2 * self.solved >= self.finished
+
+
+def cells(sweep: Sweep) -> list[Cell]:
+    """Every task, rung and model of the plan, in the order of the page."""
+    training = sweep.training
+    found = []
+    for task in sweep.tasks:
+        for rung in task.rungs:
+            here = training[(training["task"] == task.key) & same(training["rung"], rung)]
+            found += [
+                _cell(task, rung, label, here[here["label"] == label])
+                for label in sweep.labels
+                if label in set(here["label"])
+            ]
+    return found
+
+
+def same(rungs: pd.Series, rung: int | None) -> pd.Series:
+    """Which rows are of this rung; None matches the missing one."""
+    return rungs.isna() if rung is None else (rungs == rung).fillna(False).astype(bool)
+
+
+def scored(task: Task, rung: int | None, runs: pd.DataFrame) -> pd.Series:
+    """Test accuracies of finished runs; a diverged run has learned nothing: it scores the lowest floor."""
+    accuracy = pd.to_numeric(runs["test_accuracy"], errors="coerce").astype(float)
+    floor = min(task.floors(rung).values(), default=0.0)
+    return accuracy.mask(runs["status"] == "diverged", floor)
+
+
+def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
+    ended = runs[runs["status"].isin(["done", "diverged"])]
+    solved = ended["solved"].eq(True)
+    scores = [float(score) for score in scored(task, rung, ended).dropna()]
+    accuracy = stats.mean_interval(scores)
+    others = runs[~runs["status"].isin(["done", "diverged"])]["status"].value_counts()
+    answers = pd.to_numeric(ended["test_answers"], errors="coerce").fillna(0)
+    right = (pd.to_numeric(ended["test_accuracy"], errors="coerce").fillna(0) * answers).sum()
+    return Cell(
+        task=task,
+        rung=rung,
+        label=label,
+        planned=len(runs),
+        finished=len(ended),
+        diverged=int((ended["status"] == "diverged").sum()),
+        missing={str(status): int(count) for status, count in others.items()},
+        solved=int(solved.sum()),
+        accuracy=accuracy,
+        scores=tuple(scores),
+        test=stats.wilson(round(right), int(answers.sum())),
+        steps=stats.censored_median(_times(ended, solved, "solved_step")),
+        cpu_s=stats.censored_median(_times(ended, solved, "solved_cpu_s")),
+        note=note(scores, task.floors(rung)),
+    )
+
+
+def _times(runs: pd.DataFrame, solved: pd.Series, column: str) -> list[float | None]:
+    times = pd.to_numeric(runs[column], errors="coerce").where(solved)
+    return [None if pd.isna(time) else float(time) for time in times]
+
+
+def note(scores: list[float], floors: dict[str, float]) -> str:
+    """How the scores of all seeds stand to the floors; seeds that disagree are not averaged.
+
+    >>> note([0.12, 0.11], {"chance": 0.125})
+    'did not learn (chance)'
+    >>> note([0.12, 0.99], {"chance": 0.125})
+    'seeds differ: 0.12 to 0.99'
+    """
+    found = {standing(score, floors) for score in scores}
+    if len(found) <= 1:
+        return next(iter(found), "")
+    if max(scores) - min(scores) <= 5 * TOLERANCE:
+        return standing(sum(scores) / len(scores), floors)
+    return f"seeds differ: {min(scores):.2f} to {max(scores):.2f}"
+
+
+def standing(accuracy: float, floors: dict[str, float]) -> str:
+    """How an accuracy stands to the floors.
+
+    >>> standing(0.12, {"chance": 0.125, "bag of tokens": 0.6667})
+    'did not learn (chance)'
+    >>> standing(0.66, {"chance": 0.125, "bag of tokens": 0.6667})
+    'at the floor "bag of tokens"'
+    >>> standing(0.4, {"chance": 0.125, "bag of tokens": 0.6667})
+    'below the floor "bag of tokens"'
+    """
+    if not floors or not math.isfinite(accuracy):
+        return ""
+    names = list(floors)
+    if accuracy <= floors[names[0]] + TOLERANCE:
+        return f"did not learn ({names[0]})"
+    for name in names[1:]:
+        if abs(accuracy - floors[name]) <= TOLERANCE:
+            return f'at the floor "{name}"'
+        if accuracy < floors[name]:
+            return f'below the floor "{name}"'
+    return ""
+
+
+def status_counts(sweep: Sweep) -> dict[str, int]:
+    """How many runs have each status, done first."""
+    counts = sweep.runs["status"].value_counts()
+    order = ["done", *sorted(set(counts.index) - {"done", *UNFINISHED}), *UNFINISHED]
+    return {status: int(counts[status]) for status in order if status in counts.index}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Gradient flow of one model at one moment of training.
+
+    Attributes:
+        two_ended: the curve rises again at the far end (a bidirectional model); only the near end is fitted.
+        far: what arrives at distance ``far_distance``, relative to distance 1 (median over seeds).
+    """
+
+    label: str
+    moment: str
+    decay: stats.Decay
+    two_ended: bool
+    far: float
+    far_distance: int
+
+
+def flow_table(sweep: Sweep) -> tuple[Task, int | None, pd.DataFrame] | None:
+    """The task and rung whose gradients reach back farthest, with its table; None without any."""
+    table = sweep.table("gradient_flow")
+    table = table[table["median"].notna() & table["distance"].notna()]
+    if table.empty:
+        return None
+    farthest = table.sort_values("distance", kind="stable").iloc[-1]
+    task = next(task for task in sweep.tasks if task.key == farthest["task"])
+    rung = None if pd.isna(farthest["rung"]) else int(farthest["rung"])
+    chosen = table[(table["task"] == task.key) & same(table["rung"], rung)]
+    return task, rung, chosen
+
+
+def flows(sweep: Sweep) -> list[Flow]:
+    """Decay of the gradient for every model at the start and the end of training."""
+    chosen = flow_table(sweep)
+    if chosen is None:
+        return []
+    table = chosen[2]
+    sideways = sweep.training[sweep.training["causal"].eq(False)]["label"]
+    found = []
+    for moment in ("init", "final"):
+        for label in sweep.labels:
+            curves = table[(table["label"] == label) & (table["moment"] == moment)]
+            if len(curves):
+                found.append(_flow(label, moment, curves, label in set(sideways)))
+    return found
+
+
+def _flow(label: str, moment: str, curves: pd.DataFrame, both_ways: bool) -> Flow:
+    by_seed = [_complete(curve) for _, curve in curves.groupby("seed")]
+    middle = pd.concat(by_seed).groupby("distance")["median"].median()
+    distances = [float(distance) for distance in middle.index]
+    lowest = distances[int(middle.argmin())] if distances else math.nan
+    last = max(distances, default=0.0)
+    ends = min(float(middle.iloc[0]), float(middle.iloc[-1])) if distances else math.nan
+    two_ended = both_ways and 0.1 * last < lowest < 0.9 * last and ends > _RISE * float(middle.min())
+    reach = 0.8 * lowest if two_ended else last
+    fitted = [curve[curve["distance"] <= reach] for curve in by_seed]
+    decay = stats.decay([(curve["distance"], curve["median"]) for curve in fitted])
+    far_distance = int(reach)
+    far = middle[middle.index <= reach].iloc[-1] / middle.iloc[0] if len(middle) else math.nan
+    return Flow(label, moment, decay, two_ended, float(far), far_distance)
+
+
+def _complete(curve: pd.DataFrame) -> pd.DataFrame:
+    """Distances that every sequence has, without 0: there the loss is read off directly."""
+    whole = curve["sequences"] == curve["sequences"].max()
+    chosen: pd.DataFrame = curve.loc[(curve["distance"] >= 1) & whole]
+    return chosen.sort_values("distance")
+
+
+def speeds(sweep: Sweep) -> pd.DataFrame:
+    """One row per task, model, rung and mode.
+
+    Returns:
+        ``median_s, p90_s, valid_tokens_per_s, memory_bytes, timed`` beside ``task, label, rung, mode``.
+    """
+    table = sweep.table("speed")
+    keys = ["task", "label", "rung", "mode"]
+    columns = [*keys, "median_s", "p90_s", "valid_tokens_per_s", "memory_bytes", "timed"]
+    table = table[table["step_s"].gt(0) & table["valid_tokens"].notna()]
+    rows = []
+    for (task, label, rung, mode), group in table.groupby(keys, sort=False, dropna=False):
+        rows.append(
+            {
+                "task": task,
+                "label": label,
+                "rung": rung,
+                "mode": mode,
+                "median_s": group["step_s"].median(),
+                "p90_s": group["step_s"].quantile(0.9),
+                "valid_tokens_per_s": group["valid_tokens"].sum() / group["step_s"].sum(),
+                "memory_bytes": group["memory_bytes"].max(),
+                "timed": len(group),
+            }
+        )
+    return pd.DataFrame(rows, columns=columns)

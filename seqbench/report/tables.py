@@ -1,0 +1,296 @@
+"""The page's tables: rows of cells with what is shown and what they are sorted by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from seqbench.report.frame import Sweep
+from seqbench.report.summary import Cell, Flow, same
+from seqbench.report.task import Task
+from seqbench.report.verdict import Comparison, signed
+
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table cell: its text, its key for sorting, a class for its look, and whether it names a model."""
+
+    text: str
+    key: float | str = ""
+    kind: str = ""
+    model: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; ``heads`` are titles with whether their column holds numbers, ``groups`` stand above them."""
+
+    caption: str
+    heads: list[tuple[str, bool]]
+    rows: list[list[Entry]]
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+def text(value: str, kind: str = "") -> Entry:
+    """A cell of words."""
+    return Entry(value, value, kind)
+
+
+def model(label: str) -> Entry:
+    """A cell that names a model, with its line style beside it."""
+    return Entry(label, label, "", model=True)
+
+
+def number(value: object, pattern: str = "{:.3g}", kind: str = "") -> Entry:
+    """A cell with a number; a dash when there is none."""
+    if not isinstance(value, int | float) or pd.isna(value):
+        return Entry(NONE, math.inf, kind)
+    return Entry(pattern.format(value), float(value), kind)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of shares, cut at 0 and 1; nothing when unknown."""
+    if not math.isfinite(low):
+        return ""
+    return f"[{max(0.0, low):.3f}, {min(1.0, high):.3f}]"
+
+
+def share(cell: Cell) -> Entry:
+    """Solved runs of finished ones, with what is missing."""
+    if not cell.finished:
+        return Entry(_missing(cell) or NONE, -1.0, "none")
+    kind = "all" if cell.solved == cell.finished else "some" if cell.solved else "none"
+    extra = f" ({_missing(cell)})" if cell.missing else ""
+    return Entry(f"{cell.solved}/{cell.finished}{extra}", cell.solved / cell.finished, kind)
+
+
+def _missing(cell: Cell) -> str:
+    return ", ".join(f"{count} {status}" for status, count in cell.missing.items())
+
+
+def glance(sweep: Sweep, grid: list[Cell]) -> Table:
+    """Models by tasks and rungs: solved runs, or the accuracy where nothing counts as solved."""
+    places = [(task, rung) for task in sweep.tasks for rung in task.rungs]
+    by_place = {(cell.task.key, cell.rung, cell.label): cell for cell in grid}
+    rows = []
+    for label in sweep.labels:
+        mine = [by_place.get((task.key, rung, label)) for task, rung in places]
+        if any(mine):
+            rows.append([model(label), *(_glance(cell) for cell in mine)])
+    heads = [
+        ("model", False),
+        *((task.key if r is None else f"{task.symbol}={r}", True) for task, r in places),
+    ]
+    groups = (("", 1), *((task.key if task.rungs != [None] else "", len(task.rungs)) for task in sweep.tasks))
+    solvable = any(task.solved_at is not None for task in sweep.tasks)
+    caption = "Solved runs of finished runs; below, mean test accuracy" if solvable else "Mean test accuracy"
+    return Table(caption, heads, rows, groups)
+
+
+def _glance(cell: Cell | None) -> Entry:
+    if cell is None:
+        return Entry(NONE, -1.0, "none")
+    solved = share(cell)
+    if not cell.finished:
+        return solved
+    accuracy = f"{cell.accuracy.mean:.2f}" if math.isfinite(cell.accuracy.mean) else NONE
+    if cell.task.solved_at is None:
+        return Entry(accuracy, cell.accuracy.mean)
+    return Entry(f"{solved.text}\n{accuracy}", float(solved.key), solved.kind)
+
+
+def outcomes(task: Task, grid: list[Cell]) -> Table:
+    """A task's results with its floors as rows of their own."""
+    solvable = task.solved_at is not None
+    heads = [("model", False)] if task.rungs == [None] else [(task.symbol, True), ("model", False)]
+    heads += [("solved", True)] if solvable else []
+    heads += [("test accuracy", True), ("95 % interval", True)]
+    heads += [("steps to solve", True), ("CPU s to solve", True)] if solvable else [("test set alone", True)]
+    heads += [("remark", False)]
+    rows = []
+    same_floors = all(task.floors(r) == task.floors(task.rungs[0]) for r in task.rungs if r in task.cards)
+    for rung in task.rungs:
+        lead = [] if rung is None else [number(rung, "{}")]
+        rows += [
+            [*lead, *_outcome(cell, solvable)] for cell in grid if cell.task is task and cell.rung == rung
+        ]
+        if same_floors and rung != task.rungs[-1]:
+            continue
+        lead = [Entry("all", math.inf)] if same_floors and len(task.rungs) > 1 else lead
+        for kind, levels in (("floor", task.floors(rung)), ("published", task.points(rung))):
+            for name, value in levels.items():
+                blank = [Entry("", "")] * (4 if solvable else 2)
+                level = [text(f"{kind}: {name}", "level"), *blank[: 1 if solvable else 0]]
+                exact = number(value, "{:.3f}", "level")
+                rows.append([*lead, *level, exact, *blank[1 if solvable else 0 :], Entry("", "")])
+    return Table(f"{task.key}: what each model reached", heads, rows)
+
+
+def _outcome(cell: Cell, solvable: bool) -> list[Entry]:
+    late = "not in half" if cell.finished else NONE
+    times = [
+        Entry(late, math.inf) if cell.steps is None else number(cell.steps, "{:.0f}"),
+        Entry(late, math.inf) if cell.cpu_s is None else number(cell.cpu_s, "{:.2f}"),
+    ]
+    notes = [cell.note, f"{cell.diverged} diverged" if cell.diverged else ""]
+    return [
+        model(cell.label),
+        *([share(cell)] if solvable else []),
+        number(cell.accuracy.mean, "{:.3f}"),
+        text(interval(cell.accuracy.low, cell.accuracy.high) or NONE),
+        *(times if solvable else [text(interval(cell.test.low, cell.test.high) or NONE)]),
+        text("; ".join(note for note in notes if note), "note"),
+    ]
+
+
+def differences(comparisons: list[Comparison], reference: str) -> Table:
+    """Paired differences to the reference."""
+    heads = [
+        ("task", False), ("model", False), (f"difference to {reference}", True), ("95 % interval", True),
+        ("p (Holm)", True), ("p (sign flips)", True), ("seeds", True), ("verdict", False),
+    ]  # fmt: skip
+    rows = []
+    for c in comparisons:
+        r = c.result
+        place = (
+            c.task.key
+            if c.whole and len(c.task.rungs) > 1
+            else c.task.at(c.task.rungs[0] if c.whole else c.rung)
+        )
+        ends = f"[{signed(r.low, 3)}, {signed(r.high, 3)}]" if math.isfinite(r.low) else NONE
+        rows.append(
+            [
+                text(place),
+                model(c.label),
+                Entry(signed(r.mean, 3), r.mean),
+                text(ends),
+                number(c.p_holm, "{:.2g}"),
+                number(r.p_flip, "{:.2g}"),
+                number(r.n, "{}"),
+                text(c.words, c.words.split()[0]),
+            ]
+        )
+    averaged = (
+        ", mean over a task's rungs" if any(c.whole and len(c.task.rungs) > 1 for c in comparisons) else ""
+    )
+    return Table(f"Paired differences of test accuracy to {reference}{averaged}", heads, rows)
+
+
+def gradients(found: list[Flow]) -> Table:
+    """Decay, half-life and horizon of every model before and after training."""
+    heads = [
+        ("model", False), ("moment", False), ("remains per step", True), ("95 % interval", True),
+        ("half-life", True), ("horizon", True), ("remains far away", True), ("at distance", True),
+    ]  # fmt: skip
+    rows = []
+    for flow in found:
+        d = flow.decay
+        ends = f"[{d.low:.3f}, {d.high:.3f}]" if math.isfinite(d.low) else NONE
+        half = number(d.half_life, "{:.1f}") if math.isfinite(d.half_life) else Entry("never", math.inf)
+        name = "before training" if flow.moment == "init" else "after training"
+        rows.append(
+            [
+                model(flow.label),
+                text(name + (", near end" if flow.two_ended else "")),
+                number(d.factor, "\N{MULTIPLICATION SIGN}{:.3f}"),
+                text(ends),
+                half,
+                Entry("beyond", math.inf) if d.horizon is None else number(d.horizon, "{:.0f}"),
+                number(flow.far, "{:.1e}"),
+                number(flow.far_distance, "{}"),
+            ]
+        )
+    return Table("How the gradient falls with the distance from the loss", heads, rows)
+
+
+def costs(sweep: Sweep, speeds: pd.DataFrame, *, longest: bool) -> Table:
+    """Size, speed and memory; at the longest trained rung of each task, or at every timed one."""
+    heads = [
+        ("task", False), ("model", False), ("parameters", True), ("width", True), ("train step (ms)", True),
+        ("p90 (ms)", True), ("forward (ms)", True), ("valid tokens/s", True), ("peak memory (MB)", True),
+        ("CPU s to train", True), ("kernel", False),
+    ]  # fmt: skip
+    rows = []
+    for task in sweep.tasks:
+        timed = {int(r) for r in speeds[speeds["task"] == task.key]["rung"].dropna()}
+        every = sorted(timed | {rung for rung in task.rungs if rung is not None})
+        rungs: list[int | None] = task.rungs[-1:] if longest or task.rungs == [None] else list(every)
+        for rung in rungs:
+            rows += [_cost(sweep, speeds, task, rung, label) for label in sweep.labels]
+    place = "at the longest trained length" if longest else "at every timed length"
+    return Table(f"Size, speed and memory {place}", heads, [row for row in rows if row])
+
+
+def _cost(sweep: Sweep, speeds: pd.DataFrame, task: Task, rung: int | None, label: str) -> list[Entry]:
+    runs = sweep.runs[(sweep.runs["task"] == task.key) & (sweep.runs["label"] == label)]
+    if runs.empty:
+        return []
+    timed = speeds[(speeds["task"] == task.key) & (speeds["label"] == label) & same(speeds["rung"], rung)]
+    step = {mode: group.iloc[0] for mode, group in timed.groupby("mode")}
+    train, forward = step.get("train"), step.get("forward")
+    trained = runs[(runs["kind"] == "train") & same(runs["rung"], rung)]
+    return [
+        text(task.at(rung)),
+        model(label),
+        number(_first(runs["parameters"]), "{:,.0f}"),
+        number(_first(runs["width"]), "{:.0f}"),
+        number(None if train is None else 1e3 * train["median_s"], "{:.2f}"),
+        number(None if train is None else 1e3 * train["p90_s"], "{:.2f}"),
+        number(None if forward is None else 1e3 * forward["median_s"], "{:.2f}"),
+        number(None if train is None else train["valid_tokens_per_s"], "{:,.0f}"),
+        number(None if train is None else train["memory_bytes"] / 1e6, "{:.0f}"),
+        number(_middle(trained["train_cpu_s"]), "{:.2f}"),
+        text(_first_text(runs["kernel"])),
+    ]
+
+
+def _first(values: pd.Series) -> float | None:
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    return float(known.iloc[0]) if len(known) else None
+
+
+def _middle(values: pd.Series) -> float | None:
+    known = pd.to_numeric(values, errors="coerce").dropna()
+    return float(known.median()) if len(known) else None
+
+
+def _first_text(values: pd.Series) -> str:
+    known = [value for value in values if isinstance(value, str)]
+    return known[0] if known else NONE
+
+
+def settings(sweep: Sweep) -> Table:
+    """What each model was given: the fairness of the comparison in one table."""
+    keys = ("lr", "steps", "batch_size", "warmup", "schedule", "clip", "weight_decay")
+    heads = [
+        ("task", False), ("model", False), ("learning rate", True), ("most steps", True), ("batch", True),
+        ("warm-up", True), ("schedule", False), ("clip", True), ("weight decay", True),
+        ("matched parameters", True), ("all parameters", True), ("width", True), ("readout", False),
+        ("reads", False),
+    ]  # fmt: skip
+    rows = []
+    for (task, label), runs in sweep.training.groupby(["task", "label"], sort=False):
+        run = next((sweep.records[name] for name in runs["folder"] if name in sweep.records), None)
+        config = run.config.get("train") if run and isinstance(run.config, dict) else None
+        train = config if isinstance(config, dict) else {}
+        cells = [_setting(train.get(key)) for key in keys]
+        if isinstance(epochs := train.get("epochs"), int | float):
+            cells[1] = number(epochs, "{:g} passes")
+        counts = [
+            number(_first(runs[key]), "{:,.0f}") for key in ("matched_parameters", "parameters", "width")
+        ]
+        ways = {True: "the past only", False: "both ways"}
+        reads = next((ways[bool(value)] for value in runs["causal"] if isinstance(value, bool)), NONE)
+        last = [text(_first_text(runs["readout"])), text(reads)]
+        rows.append([text(str(task)), model(str(label)), *cells, *counts, *last])
+    return Table("What each model was given", heads, rows)
+
+
+def _setting(value: object) -> Entry:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(float(value), "{:g}")
+    return text(str(value)[:40] if value is not None else NONE)

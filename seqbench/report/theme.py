@@ -1,0 +1,211 @@
+"""How things look: colour, dash and marker of a model, and the settings of every figure.
+
+A model's style depends on its name, never on the order of the runs: the core models have fixed ones, every
+other label takes the first free one after a place given by its hash. Colours keep a contrast of at least
+3:1 on the light and on the dark page, and none is the only sign of a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREEN, ORANGE, PINK, GREY = "#0173b2", "#029e73", "#d55e00", "#cc78bc", "#949494"
+GOLD, VIOLET = "#a6761d", "#7d74e0"
+COLOURS = (BLUE, GREEN, ORANGE, PINK, GREY, GOLD, VIOLET)
+LIGHT_PAGE, DARK_PAGE = "#ffffff", "#14171a"
+INK, GRID = "#000000", "#cccccc"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Dash = tuple[float, ...]
+_DASHES: tuple[Dash, ...] = ((), (5, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5), (2.5, 1))
+
+WIDTH = 7.0
+RC: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "seqbench",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.0,
+    "text.parse_math": False,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one model is drawn: a colour, a dash pattern (empty: solid) and a marker."""
+
+    colour: str
+    dash: Dash
+    marker: str
+
+    def line(self) -> dict[str, Any]:
+        """Arguments for a matplotlib line."""
+        style: Any = (0, self.dash) if self.dash else "-"
+        return {"color": self.colour, "linestyle": style}
+
+    def marked(self) -> dict[str, Any]:
+        """Arguments for a matplotlib line with markers."""
+        return {**self.line(), "marker": self.marker}
+
+
+CORE: Mapping[str, Style] = {
+    "rnn": Style(GREY, _DASHES[0], "o"),
+    "lstm": Style(BLUE, _DASHES[1], "s"),
+    "gru": Style(GREEN, _DASHES[3], "^"),
+    "bilstm": Style(PINK, _DASHES[2], "D"),
+    "transformer": Style(ORANGE, _DASHES[0], "v"),
+}
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """A style for every label; two labels never share one (up to 245 of them).
+
+    >>> styles(["gru", "lstm"]) == styles(["lstm", "gru"])
+    True
+    """
+    chosen = {label: CORE[label] for label in labels if label in CORE}
+    every = [Style(c, d, m) for d, m in _pairs() for c in COLOURS]
+    for label in sorted(set(labels) - set(chosen)):
+        start = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big") % len(COLOURS)
+        order = sorted(range(len(every)), key=lambda i: (i // len(COLOURS), (i - start) % len(COLOURS)))
+        taken = set(chosen.values())
+        colours = {style.colour for style in taken}
+        free = [every[i] for i in order if every[i] not in taken] or every
+        chosen[label] = next((s for s in free if s.colour not in colours), free[0])
+    return chosen
+
+
+def _pairs() -> Iterator[tuple[Dash, str]]:
+    """Every pair of dash and marker; neighbours differ in both."""
+    for shift in range(len(_MARKERS)):
+        for number, dash in enumerate(_DASHES):
+            yield dash, _MARKERS[(number + shift) % len(_MARKERS)]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The settings of every figure; a name in an unknown script is drawn without a warning."""
+    import warnings
+
+    import matplotlib as mpl
+
+    settings: Any = RC
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def panels(
+    count: int, height: float, labels: Iterable[str] = (), columns: int = 2, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, each ``height`` inches high, and room for a legend of ``labels``."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    lines = math.ceil(len(list(labels)) / _legend_columns(labels))
+    figure = Figure(figsize=(WIDTH, rows * height + 0.15 + 0.2 * lines), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    axes = list(grid.ravel())
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
+
+
+def legend(figure: Figure, chosen: Mapping[str, Style]) -> None:
+    """One legend for all panels, above them."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **style.marked()) for style in chosen.values()]
+    columns = _legend_columns(chosen)
+    names = [f" {label}" if label.startswith("_") else label for label in chosen]
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, columnspacing=1.4)
+
+
+def _legend_columns(labels: Iterable[str]) -> int:
+    """How many names stand side by side."""
+    lengths = [len(label) + 9 for label in labels]
+    if sum(lengths) <= 100:
+        return max(1, len(lengths))
+    return max(1, int(100 / max(lengths)))
+
+
+def level(axes: Axes, value: float, name: str, dash: Dash = (1, 2)) -> None:
+    """A named horizontal line: a floor, or a published score."""
+    axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, dash), zorder=1.5)
+    axes.annotate(
+        name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
+        ha="right", va="bottom", fontsize=7.5, zorder=5, gid="halo",
+    )  # fmt: skip
+
+
+def levels(axes: Axes, floors: Mapping[str, float], points: Mapping[str, float] | None = None) -> None:
+    """The lines of a task."""
+    for name, value in floors.items():
+        level(axes, value, f"{name} {value:.3g}")
+    if points:
+        low, high = min(points.values()), max(points.values())
+        axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=1)
+        level(
+            axes,
+            high,
+            f"published {low:.3g} to {high:.3g}" if low < high else f"published {high:.3g}",
+            (6, 2),
+        )
+
+
+def power_of_ten(value: float, _: object = None) -> str:
+    """A tick label like 10 to the -5 in plain characters.
+
+    >>> power_of_ten(1e-5), power_of_ten(1.0), power_of_ten(200.0)
+    ('10⁻⁵', '1', '200')
+    """
+    if value <= 0 or not math.isfinite(value):
+        return ""
+    exponent = round(math.log10(value))
+    if -3 < exponent < 4 or not math.isclose(value, 10.0**exponent, rel_tol=1e-6):
+        return f"{value:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def contrast(colour: str, background: str) -> float:
+    """WCAG contrast of two colours like ``#0173b2``, from 1 to 21.
+
+    >>> round(contrast("#000000", "#ffffff"))
+    21
+    """
+    bright, dark = sorted((_luminance(colour), _luminance(background)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

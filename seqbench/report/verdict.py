@@ -1,0 +1,246 @@
+"""The verdict: every model against the reference, paired by seed, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from seqbench import stats
+from seqbench.report.frame import Sweep
+from seqbench.report.summary import Cell, Flow, same, scored
+from seqbench.report.task import Task
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against the reference on a task, at one rung or averaged over all of them.
+
+    Attributes:
+        p_holm: p of the paired t-test, adjusted over all comparisons of the same kind.
+        words: better, worse, equivalent within m, or cannot tell.
+    """
+
+    task: Task
+    rung: int | None
+    whole: bool
+    label: str
+    result: stats.Paired
+    p_holm: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model's verdict.
+
+    Attributes:
+        solves: what it solves, in words.
+        against: the comparison with the reference, in words.
+        gradient: how its gradient falls before training.
+        tone: "good", "bad" or "plain": the colour of the line, never its only sign.
+    """
+
+    label: str
+    solves: str
+    against: str
+    gradient: str
+    tone: str
+
+    @property
+    def line(self) -> str:
+        """The verdict as one line."""
+        return f"{self.label}: {self.words}"
+
+    @property
+    def words(self) -> str:
+        """The verdict without the model's name."""
+        parts = [part for part in (self.against or "no result yet", self.solves, self.gradient) if part]
+        return ". ".join([*parts[:1], *(part[:1].upper() + part[1:] for part in parts[1:])]) + "."
+
+
+def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
+    """Paired differences of test accuracy to the reference.
+
+    Args:
+        whole: compare the mean over a task's rungs instead of each rung; one family for Holm either way.
+    """
+    found: list[tuple[Task, int | None, str, stats.Paired]] = []
+    for task in sweep.tasks:
+        scores = _scores(sweep, task)
+        mean: list[tuple[int | None, pd.Series]] = [(None, scores.mean(axis=1, skipna=False))]
+        each = [(rung, scores.iloc[:, number]) for number, rung in enumerate(task.rungs)]
+        for rung, part in mean if whole else each:
+            wide = part.unstack("label")
+            for label in sweep.labels:
+                if label != sweep.reference and sweep.reference in wide and label in wide:
+                    result = stats.paired(wide[label], wide[sweep.reference])
+                    found.append((task, rung, label, result))
+    adjusted = stats.holm([result.p_t for *_, result in found])
+    return [
+        Comparison(task, rung, whole, label, result, p, stats.verdict(result, p))
+        for (task, rung, label, result), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _scores(sweep: Sweep, task: Task) -> pd.DataFrame:
+    """Test accuracy by (label, seed), one column per rung."""
+    training = sweep.training
+    columns = {}
+    for rung in task.rungs:
+        runs = training[(training["task"] == task.key) & same(training["rung"], rung)]
+        runs = runs[runs["status"].isin(["done", "diverged"])]
+        runs = runs.assign(score=scored(task, rung, runs))
+        columns[rung] = runs.groupby(["label", "seed"])["score"].mean()
+    index = pd.MultiIndex.from_product([sweep.labels, sweep.seeds], names=["label", "seed"])
+    aligned = {rung: column.reindex(index) for rung, column in columns.items()}
+    return pd.DataFrame(aligned, index=index, dtype=float)
+
+
+def verdicts(sweep: Sweep, grid: list[Cell], found: list[Flow]) -> list[Verdict]:
+    """One verdict per model, in the order of the plan."""
+    comparisons = compare(sweep, whole=True)
+    trained = {cell.label for cell in grid}
+    return [_verdict(sweep, label, grid, comparisons, found) for label in sweep.labels if label in trained]
+
+
+def _verdict(
+    sweep: Sweep, label: str, grid: list[Cell], comparisons: list[Comparison], found: list[Flow]
+) -> Verdict:
+    mine = [cell for cell in grid if cell.label == label]
+    solves = "; ".join(
+        words for task in sweep.tasks if (words := solving([c for c in mine if c.task is task], task))
+    )
+    theirs = [c for c in comparisons if c.label == label]
+    start = next((flow for flow in found if flow.label == label and flow.moment == "init"), None)
+    against = "the reference" if label == sweep.reference else _against(theirs, sweep.reference or "")
+    return Verdict(label, solves, against, _gradient(start), _tone(theirs))
+
+
+def _tone(comparisons: list[Comparison]) -> str:
+    words = {c.words for c in comparisons}
+    return "good" if words == {"better"} else "bad" if words == {"worse"} else "plain"
+
+
+def solving(mine: list[Cell], task: Task) -> str:
+    """What a model solves of a task, in words; the accuracy for a task that has no such line."""
+    ended = [cell for cell in mine if cell.finished]
+    if not ended:
+        return f"no finished run of {task.key} yet" if mine else ""
+    if task.solved_at is None:
+        shown = [f"{cell.accuracy.mean:.3f}" + at(task, cell.rung, " at ") for cell in ended]
+        return f"accuracy {', '.join(shown)} on {task.key}"
+    always = [c for c in ended if c.solved == c.finished]
+    sometimes = [c for c in ended if 0 < c.solved < c.finished]
+    never = [c for c in ended if c.solved == 0]
+    if not always and not sometimes:
+        return f"does not solve {task.key}" + _rungs(task, [c.rung for c in never], " at ") + _learned(never)
+    parts = []
+    if always:
+        parts.append("solves " + task.key + _rungs(task, [c.rung for c in always], " at "))
+    if sometimes:
+        tries = ", ".join(f"{at(task, c.rung)} in {c.solved} of {c.finished} runs".strip() for c in sometimes)
+        parts.append(("" if always else f"solves {task.key} ") + tries)
+    if never:
+        parts.append("not" + _rungs(task, [c.rung for c in never], " at "))
+    return ", ".join(parts)
+
+
+def _learned(never: list[Cell]) -> str:
+    notes = {cell.note for cell in never}
+    return f": {notes.pop()}" if len(notes) == 1 and "" not in notes else ""
+
+
+def at(task: Task, rung: int | None, before: str = "") -> str:
+    """A rung in words, or nothing."""
+    return "" if rung is None else f"{before}{task.symbol}={rung}"
+
+
+def _rungs(task: Task, rungs: list[int | None], before: str) -> str:
+    known = [str(rung) for rung in rungs if rung is not None]
+    return f"{before}{task.symbol}={', '.join(known)}" if known else ""
+
+
+def _against(theirs: list[Comparison], reference: str) -> str:
+    """The comparisons in words, those with the same outcome together."""
+    groups: dict[str, list[str]] = {}
+    for c in theirs:
+        phrase, extra = _phrase(c.words, reference)
+        r = c.result
+        numbers = f" ({signed(r.mean)} [{signed(r.low)}, {signed(r.high)}]{extra})" if r.n > 1 else ""
+        groups.setdefault(phrase, []).append(c.task.key + numbers)
+    return "; ".join(f"{phrase} on {words_list(places)}" for phrase, places in groups.items())
+
+
+def _phrase(words: str, reference: str) -> tuple[str, str]:
+    """An outcome as part of a sentence, and what belongs beside its numbers.
+
+    >>> _phrase("equivalent within 0.02", "rnn")
+    ('equivalent to rnn within 0.02', '')
+    """
+    if words.startswith("equivalent"):
+        return words.replace("equivalent", f"equivalent to {reference}"), ""
+    if words.startswith("cannot tell (could"):
+        return f"cannot be told from {reference}", f"; {words[len('cannot tell (') : -1]}"
+    return (words if words.startswith("cannot") else f"{words} than {reference}"), ""
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign.
+
+    >>> signed(0.5), signed(-0.001), signed(float("nan"))
+    ('+0.50', '0.00', '-')
+    """
+    if not math.isfinite(value):
+        return "-"
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _gradient(start: Flow | None) -> str:
+    if start is None or not math.isfinite(start.decay.factor):
+        return ""
+    end = ", near its end" if start.two_ended else ""
+    factor = f"\N{MULTIPLICATION SIGN}{start.decay.factor:.2f}"
+    return f"before training, {factor} of its gradient remains per step back in time{end}"
+
+
+def headline(sweep: Sweep, grid: list[Cell]) -> str:
+    """The finding in a sentence or two: who gets farthest on each task."""
+    sentences = [words for task in sweep.tasks if (words := _farthest(sweep, task, grid))]
+    return " ".join(sentences) or "No run has finished yet."
+
+
+def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
+    here = [cell for cell in grid if cell.task is task and cell.finished]
+    if not here:
+        return ""
+    if task.solved_at is None:
+        best = max(here, key=lambda cell: cell.accuracy.mean)
+        return f"On {task.key}, {best.label} has the highest accuracy: {best.accuracy.mean:.3f}."
+    if task.rungs == [None] or len(task.rungs) == 1:
+        solvers = [cell.label for cell in here if cell.solves]
+        return f"{task.at(task.rungs[0])} is solved by {words_list(solvers) or 'no model'}."
+    reach = {
+        label: max((c.rung or 0 for c in here if c.label == label and c.solves), default=None)
+        for label in sweep.labels
+        if any(c.label == label for c in here)
+    }
+    groups: dict[int | None, list[str]] = {}
+    for label, longest in reach.items():
+        groups.setdefault(longest, []).append(label)
+    order = sorted(groups, key=lambda longest: -1 if longest is None else longest, reverse=True)
+    parts = [
+        f"{words_list(groups[r])} " + (f"to {task.symbol}={r}" if r is not None else "nowhere") for r in order
+    ]
+    return f"On {task.key}, at least half of the runs get through: {', '.join(parts)}."
+
+
+def words_list(words: list[str]) -> str:
+    """Names in a sentence.
+
+    >>> words_list(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -1,0 +1,139 @@
+"""What things cost on this machine: `make perf`. Nothing here judges a wall time; the table is for reading.
+
+Groups hold what belongs beside each other: our layer and torch's own on the same input, padded and packed, a
+training step of each model, and what drawing its data costs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from seqbench import environment
+from seqbench.batch import TokenRows, bucketed, pad
+from seqbench.cli import compose
+from seqbench.layers.base import Bidirectional
+from seqbench.layers.recurrent import ElmanLayer, GRULayer, LSTMLayer
+from seqbench.match import solve_width
+from seqbench.network import Network
+from seqbench.registry import plugins
+from seqbench.train import Stepper
+
+pytestmark = pytest.mark.perf
+
+B, T, D, H = 32, 128, 48, 128
+LENGTHS = torch.tensor(np.random.default_rng(0).integers(T // 4, T + 1, B))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _like_a_run():
+    """One thread and the allocator setting of every run."""
+    torch.set_num_threads(1)
+    environment.keep_freed_memory()
+
+
+def forward_and_backward(module: nn.Module, call):
+    x = torch.randn(B, T, D, requires_grad=True)
+
+    def step() -> None:
+        call(module, x).sum().backward()
+        module.zero_grad()
+        x.grad = None
+
+    return step
+
+
+def padded(module, x):
+    return module(x, mask_BT=torch.arange(T) < LENGTHS[:, None])[0]
+
+
+def plain(module, x):
+    return module(x)[0]
+
+
+def packed(module, x):
+    sequence = pack_padded_sequence(x, LENGTHS, batch_first=True, enforce_sorted=False)
+    return pad_packed_sequence(module(sequence)[0], batch_first=True)[0]
+
+
+LAYERS = {
+    "rnn": {
+        "seqbench scan": (lambda: ElmanLayer(D, H, "tanh", "default"), padded),
+        "nn.RNN padded": (lambda: nn.RNN(D, H, batch_first=True), plain),
+        "nn.RNN packed": (lambda: nn.RNN(D, H, batch_first=True), packed),
+    },
+    "gru": {
+        "seqbench scan": (lambda: GRULayer(D, H, None), padded),
+        "nn.GRU padded": (lambda: nn.GRU(D, H, batch_first=True), plain),
+        "nn.GRU packed": (lambda: nn.GRU(D, H, batch_first=True), packed),
+    },
+    "bilstm": {
+        "seqbench flip and gather": (
+            lambda: Bidirectional(LSTMLayer(D, H, None, None), LSTMLayer(D, H, None, None)),
+            padded,
+        ),
+        "nn.LSTM packed": (lambda: nn.LSTM(D, H, batch_first=True, bidirectional=True), packed),
+    },
+}
+CASES = [(group, name) for group, cases in LAYERS.items() for name in cases]
+
+
+@pytest.mark.parametrize(("group", "name"), CASES)
+def test_layer(benchmark, group, name):
+    """Forward and backward of one layer, H=128, T=128, B=32, lengths from T/4 to T."""
+    benchmark.group = f"layer: {group}"
+    make, call = LAYERS[group][name]
+    benchmark(forward_and_backward(make(), call))
+
+
+@pytest.mark.parametrize("name", plugins("model"))
+def test_training_step(benchmark, name):
+    """One training step of the built-in default at T=128, logging included."""
+    benchmark.group = "training step, temporal_order T=128"
+    [job] = compose([f"model={name}", "task=temporal_order", "task.lengths=[128]"])
+    data = job.task.open(0, Path())
+    width = solve_width(job, data.vocabulary_size, data.classes)
+    network = Network(job.model, job.network, data.vocabulary_size, data.classes, width)
+    stepper = Stepper(network, job.train, steps=1_000_000)
+    batches = itertools.cycle([batch.tensors() for batch in itertools.islice(data.train(32), 8)])
+
+    def step() -> None:
+        stepper.step(next(batches))
+        if stepper.done % job.train.log_every == 0:
+            stepper.drain()
+
+    benchmark(step)
+
+
+@pytest.mark.parametrize("task", ["temporal_order", "mqar"])
+def test_drawing_a_batch(benchmark, task):
+    """What a training step pays for its data."""
+    benchmark.group = "data: one batch of 32"
+    [job] = compose(["model=bag", f"task={task}"])
+    batches = job.task.rungs()[-1].open(0, Path()).train(32)
+    benchmark(lambda: next(batches).tensors())
+
+
+def test_gathering_a_bucket_from_memory(benchmark):
+    """A batch of a fixed data set: 20,000 sequences of 50 to 500 tokens."""
+    benchmark.group = "data: one batch of 32"
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(50, 501, 20_000)
+    tokens = rng.integers(1, 20_000, lengths.sum())
+    rows = TokenRows(tokens, np.concatenate([[0], np.cumsum(lengths)]), np.zeros(20_000, dtype=np.int64))
+    batches = itertools.chain.from_iterable(bucketed(rows.lengths, 32, rng) for _ in itertools.count())
+    benchmark(lambda: rows.take(next(batches)).tensors())
+
+
+@pytest.mark.parametrize("width", [50, 500])
+def test_padding_a_list_of_rows(benchmark, width):
+    benchmark.group = "data: one batch of 32"
+    rows = [np.ones(width - i, dtype=np.int64) for i in range(32)]
+    targets = np.zeros(32)
+    benchmark(lambda: pad(rows, targets))

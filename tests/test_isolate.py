@@ -1,0 +1,254 @@
+"""Whatever a run does to itself becomes a record with the right status; the other runs go on.
+
+A user's own file plays the model: it registers a layer and ends in ``main()``, as the README shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import environment
+
+from seqbench import records
+from seqbench.records import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+FAULTY = '''
+import ctypes, os, signal, sys, time
+from dataclasses import dataclass
+
+from seqbench.cli import main
+from seqbench.models.base import ModelConfig
+from seqbench.registry import register
+from seqbench.schema import setting
+
+
+@register("model")
+@dataclass
+class Faulty(ModelConfig):
+    """A model that fails in the way it is told."""
+
+    name: str = "faulty"
+    how: str = setting("fine", "the way to fail")
+
+    def build(self, width_in, hidden):
+        import torch
+
+        from seqbench.layers.recurrent import GRULayer
+
+        class Nan(GRULayer):
+            def forward(self, x_BTD, *, mask_BT=None, state=None):
+                y_BTH, state = super().forward(x_BTD, mask_BT=mask_BT, state=state)
+                return y_BTH * float("nan"), state
+
+        print("building", self.how, flush=True)
+        match self.how:
+            case "raise": raise ValueError("wrong by design")
+            case "sys-exit": sys.exit(5)
+            case "os-exit": os._exit(3)
+            case "kill": os.kill(os.getpid(), signal.SIGKILL)
+            case "segfault": ctypes.string_at(0)
+            case "hang": time.sleep(600)
+            case "oom": torch.empty(1 << 50)
+            case "no-encoder": return torch.nn.Linear(width_in, hidden)
+            case "nan": return Nan(width_in, hidden, None)
+        return GRULayer(width_in, hidden, None)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+TINY = [
+    "task=temporal_order", "task.lengths=[8]", "train.steps=4", "train.eval_every=2", "train.eval_examples=8",
+    "train.test_examples=8", "train.log_every=1", "model.hidden=4",
+]  # fmt: skip
+
+OUTCOMES = {
+    "raise": ("failed", "ValueError", "wrong by design"),
+    "sys-exit": ("failed", "ProcessEnded", "exit code 5"),
+    "os-exit": ("failed", "ProcessEnded", "exit code 3"),
+    "kill": ("killed", "ProcessEnded", "signal 9"),
+    "segfault": ("killed", "ProcessEnded", "signal 11"),
+    "hang": ("timeout", "TimeLimit", "longer than limit.time_s=15"),
+    "oom": ("oom", "RuntimeError", "can't allocate memory"),
+    "no-encoder": ("failed", "TypeError", "build() returned Linear"),
+    "nan": ("diverged", "Diverged", "step 1: loss nan"),
+    "fine": ("done", None, None),
+}
+
+
+def runs_below(folder: Path) -> list[Run]:
+    return [records.read_run(path.parent) for path in sorted(folder.glob("runs/*/*/run.json"))]
+
+
+@pytest.fixture(scope="module")
+def sweep(python_in, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "faulty.py").write_text(FAULTY)
+    result = python_in(
+        folder, "faulty.py", "-m", "model=faulty", f"model.how={','.join(OUTCOMES)}", *TINY, "seeds=1",
+        "speed.enabled=false", "limit.time_s=15", "workers=2", timeout=150,
+    )  # fmt: skip
+    return folder, result
+
+
+@pytest.mark.parametrize("how", OUTCOMES)
+def test_every_way_to_end_becomes_a_record(sweep, how):
+    folder, result = sweep
+    [run] = [run for run in runs_below(folder) if run.config["model"]["how"] == how]
+    status, kind, message = OUTCOMES[how]
+    assert run.status == status, result.stdout + result.stderr
+    if kind is None:
+        assert run.error is None
+        assert run.metrics["steps"] == 4
+    else:
+        assert run.error["type"] == kind
+        assert message in run.error["message"]
+
+
+def test_every_planned_run_is_accounted_for(sweep):
+    folder, result = sweep
+    [plan] = folder.glob("runs/*/plan.json")
+    planned = {run["identity"] for run in records.read_json(plan)["runs"]}
+    assert planned == {run.identity for run in runs_below(folder)}
+    assert len(planned) == len(OUTCOMES)
+    shown = [line.split("] ")[1].split()[0] for line in result.stdout.splitlines() if line.startswith("[")]
+    assert sorted(shown) == sorted(status for status, _, _ in OUTCOMES.values())
+
+
+def test_a_failed_run_makes_the_exit_code_1(sweep):
+    _, result = sweep
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_error_names_its_place_and_keeps_the_log(sweep):
+    folder, _ = sweep
+    runs = {run.config["model"]["how"]: run for run in runs_below(folder)}
+    assert runs["raise"].error["place"].startswith("faulty.py:")
+    assert "building os-exit" in runs["os-exit"].error["place"]  # the last lines of its log
+    [log] = folder.glob("runs/*/*how-raise*/log.txt")
+    assert "Traceback" in log.read_text()
+
+
+def test_a_diverged_run_keeps_what_it_logged(sweep):
+    folder, _ = sweep
+    [run] = [run for run in runs_below(folder) if run.status == "diverged"]
+    assert run.metrics["first_batch_sha256"]
+    assert run.config["model"]["how"] == "nan"
+
+
+MINE = '''
+from dataclasses import dataclass
+
+from seqbench.cli import main
+from seqbench.layers.base import Encoder
+from seqbench.models.base import ModelConfig
+from seqbench.registry import register
+from seqbench.schema import setting
+
+
+@register("model")
+@dataclass
+class Mine(ModelConfig):
+    """Exponential moving average of projected inputs."""
+
+    name: str = "mine"
+    keep: float = setting(0.9, "share of the average that stays", minimum=0.0, maximum=1.0)
+
+    def build(self, width_in, hidden):
+        import torch
+
+        class Average(Encoder):
+            kernel = "python loop"
+
+            def __init__(self, keep):
+                super().__init__()
+                self.width_out, self.keep = hidden, keep
+                self.project = torch.nn.Linear(width_in, hidden)
+
+            def forward(self, x_BTD, *, mask_BT=None, state=None):
+                h_BH = 0 if state is None else state
+                outputs = []
+                for p_BH in self.project(x_BTD).unbind(1):
+                    h_BH = self.keep * h_BH + (1 - self.keep) * p_BH
+                    outputs.append(h_BH)
+                return torch.stack(outputs, 1), h_BH
+
+        return Average(self.keep)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def test_a_users_file_is_a_model_and_a_command_line(run_python, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    command = ["mine.py", "-m", "model=mine,rnn", "model.bidirectional=false,true", *TINY[:-1], "seeds=1"]
+    result = run_python(*command, "match.target=1500", "speed.seconds=0", "speed.lengths=[]")
+    runs = runs_below(tmp_path)
+    assert [run.status for run in runs] == ["done"] * 8, result.stdout + result.stderr
+    trained = {(run.model, run.metrics["causal"]): run for run in runs if run.kind == "train"}
+    assert set(trained) == {("mine", True), ("mine", False), ("rnn", True), ("rnn", False)}
+    for run in trained.values():
+        assert run.metrics["matched_parameters"] == pytest.approx(1_500, rel=0.05)
+    assert len({run.metrics["data_sha256"] for run in trained.values()}) == 1
+    before = {run.identity for run in runs}
+    (tmp_path / "mine.py").write_text(MINE.replace("python loop", "another loop"))
+    run_python(*command, "match.target=1500", "speed.seconds=0", "speed.lengths=[]", "sweep=again")
+    again = {run.identity for run in runs_below(tmp_path)} - before
+    assert len(again) == 4  # a change of the user's file is a new identity, for the user's model alone
+
+
+def test_a_slip_in_a_users_file_is_one_line(run_python, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    result = run_python("mine.py", "model=mien")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "no model 'mien'; did you mean 'mine'?" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_sweep_records_it_and_says_how_to_go_on(tmp_path, how):
+    command = [
+        sys.executable, "-m", "seqbench", "-m", "model=rnn,gru", *TINY, "seeds=1", "speed.enabled=false",
+        "train.steps=1000000", "train.eval_every=1000000", "workers=1", "task.solved_at=null",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for _ in range(600):
+        if any(path.stat().st_size for path in tmp_path.glob("runs/*/*/events.jsonl")):
+            break
+        time.sleep(0.1)
+    os.kill(process.pid, how)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    [run] = runs_below(tmp_path)
+    assert run.status == "interrupted"
+    assert "python -m seqbench -m model=rnn,gru" in out
+    running = [Path(f"/proc/{pid}/cmdline") for pid in filter(str.isdigit, os.listdir("/proc"))]
+    lines = itertools.chain.from_iterable(read_lines(path) for path in running)
+    assert not [line for line in lines if str(tmp_path) in line]
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []

@@ -1,0 +1,569 @@
+"""The page: made from records alone, from any folder, safely, and the same each time."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html.parser
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from seqbench import hooks, records
+from seqbench.errors import UsageError
+from seqbench.records import Run
+from seqbench.report import __main__ as command
+from seqbench.report import facts, theme
+from seqbench.report.frame import read_sweep
+from seqbench.report.page import render
+from seqbench.report.summary import cells, flows
+from seqbench.report.verdict import compare, verdicts
+
+XSS = '<script>alert("x")</script>"\'&lt;${7*7}{{7*7}}\x00\x1b[31m'
+FLOORS = {"chance": 0.125, "bag of tokens": 0.667}
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "order/ladder", "tests": "order", "definition": "which came first", "source": "a paper",
+        "floors": FLOORS, "reference_points": {}, "answers": "many-to-one", "rung_symbol": "T", **changes,
+    }  # fmt: skip
+
+
+def settings(model: str, rung: int | None, **model_settings: Any) -> dict[str, Any]:
+    task: dict[str, Any] = {"name": "order", "solved_at": 0.998}
+    task |= {} if rung is None else {"lengths": [rung]}
+    return {
+        "task": task,
+        "model": {"name": model, **model_settings},
+        "train": {"lr": 0.01, "steps": 100, "clip": 1.0, "batch_size": 4},
+        "match": {"by": "params", "target": 1000},
+    }
+
+
+def training(model: str, rung: int | None, seed: int, accuracy: float, **changes: Any) -> Run:
+    solved = accuracy >= 0.998
+    metrics: dict[str, Any] = {
+        "test_accuracy": accuracy, "test_loss": 1.0, "test_answers": 200, "solved": solved,
+        "solved_step": 50 if solved else None, "solved_cpu_s": 0.5 if solved else None, "steps": 100,
+        "train_cpu_s": 1.0, "parameters": 1010, "matched_parameters": 1000, "width": 8, "kernel": "own",
+        "causal": True, "readout": "last", "canary": False, "first_batch_sha256": f"{rung}-{seed}",
+        "data_sha256": f"{rung}-{seed}",
+    }  # fmt: skip
+    metrics |= changes.pop("metrics", {})
+    fields: dict[str, Any] = {
+        "kind": "train", "identity": "", "status": "done", "task": "order", "rung": rung, "model": model,
+        "seed": seed, "config": settings(model, rung), "card": card(), "metrics": metrics,
+        "environment": {"cpu": "a chip", "threads": 1, "versions": {"torch": "1"}}, **changes,
+    }  # fmt: skip
+    return Run(**fields)
+
+
+def tables(accuracy: float, decay: float = 0.5) -> dict[str, dict[str, list[Any]]]:
+    steps, distance = [20, 40, 60, 80, 100], list(range(24))
+    flow = {
+        "moment": ["init"] * 24 + ["final"] * 24,
+        "distance": distance * 2,
+        "median": [decay**d for d in distance] * 2,
+        "sequences": [4] * 48,
+    }
+    return {
+        "evaluations": {"step": steps, "loss": [1.0] * 5, "accuracy": list(np.linspace(0.1, accuracy, 5))},
+        "steps": {"step": steps, "loss": [1.0] * 5, "gradient_norm": [0.5, 2.0, 1.5, 0.1, 0.2]},
+        "parameters": {"step": steps, "encoder.recurrent": [0.3] * 5},
+        "gradient_flow": flow,
+    }
+
+
+def timing(model: str, **changes: Any) -> tuple[Run, dict[str, dict[str, list[Any]]]]:
+    run = training(model, None, 0, 0.0, kind="speed", config=settings(model, 16), **changes)
+    run = dataclasses.replace(run, metrics={"parameters": 1010, "kernel": "own", "causal": True})
+    rows = [
+        (r, m, 1e-4 * r * k, 4 * r) for r in (16, 32) for m in ("train", "forward") for k in (1, 1.1, 1.3)
+    ]
+    columns = dict(
+        zip(("rung", "mode", "step_s", "valid_tokens"), map(list, zip(*rows, strict=True)), strict=True)
+    )
+    return run, {"speed": {**columns, "memory_bytes": [5e6] * len(rows)}}
+
+
+Work = tuple[Run, dict[str, dict[str, list[Any]]]]
+
+
+def write_sweep(folder: Path, work: list[Work], pending: int = 0, **plan: Any) -> Path:
+    """A sweep's folder as the other half writes it; the last ``pending`` runs get no record."""
+    entries = []
+    for number, (run, columns) in enumerate(work):
+        name = f"run-{number}"
+        identity = f"{number:064x}"
+        if number < len(work) - pending:
+            records.write_run(folder / name, dataclasses.replace(run, identity=identity), columns)
+        kept = ("kind", "task", "rung", "model", "seed", "config")
+        entries.append({"folder": name, "identity": identity, **{key: getattr(run, key) for key in kept}})
+    folder.mkdir(parents=True, exist_ok=True)
+    models = list(dict.fromkeys(run.model for run, _ in work))
+    described = {"schema": 1, "sweep": folder.name, "command": ["-m", "model=a,b"], "models": models}
+    records.write_json(
+        folder / "plan.json", {**described, "reference": next(iter(models), None), "runs": entries, **plan}
+    )
+    return folder
+
+
+def small(models: dict[str, float], seeds: int = 1) -> list[Work]:
+    """Models with an accuracy at T=16, few tables, no speed record: quick to draw."""
+    kept = ("evaluations", "parameters")
+    columns = {name: columns for name, columns in tables(0.5).items() if name in kept}
+    return [
+        (training(m, 16, seed, accuracy), columns) for m, accuracy in models.items() for seed in range(seeds)
+    ]
+
+
+def usual(models: dict[str, float], seeds: int = 3) -> list[Work]:
+    """Models with a mean accuracy at T=16 and T=32 each, and a speed record."""
+    work = []
+    for model, accuracy in models.items():
+        for rung in (16, 32):
+            for seed in range(seeds):
+                reached = min(1.0, accuracy + 0.001 * seed)
+                work.append((training(model, rung, seed, reached), tables(reached)))
+        work.append(timing(model))
+    return work
+
+
+FIVE = {"rnn": 0.12, "lstm": 0.4, "gru": 0.998, "bilstm": 0.66, "transformer": 0.998}
+
+
+class Page(html.parser.HTMLParser):
+    """Ids, tags and what the page would load; fails on tags that are not closed in order."""
+
+    VOID = ("meta", "br", "hr", "img", "link", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def checked(text: str) -> Page:
+    """Everything that must hold for every page."""
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert len(text) < 2_000_000
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name not in ("style", "src", "srcset")
+        assert "://" not in value
+        if name in ("href", "xlink:href"):
+            assert value.startswith(("#", "data:text/csv"))
+            assert value.startswith("data:") or value[1:] in page.ids
+        for reference in re.findall(r"url\(#([^)]*)\)", value):
+            assert reference in page.ids
+    assert page.tags.count("script") == 1
+    assert page.tags.count("style") == 1
+    assert "<svg:" not in text
+    for part in ("@import", 'http-equiv="refresh"', "javascript:"):
+        assert part not in text
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{tag}-src &#39;sha256-{digest}&#39;" in text
+    for figure in re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', text, re.DOTALL):
+        assert "<title id=" in figure
+        assert "<desc id=" in figure
+    return page
+
+
+def test_five_models(tmp_path: Path):
+    sweep = read_sweep(write_sweep(tmp_path / "five", usual(FIVE)))
+    text = render(sweep)
+    page = checked(text)
+    for key in ("learning0", "gradient", "ladder0", "speed0", "norms"):
+        assert f"figure-{key}" in page.ids
+    assert "smoke: 3 seeds" in text
+    assert len(text) < 500_000
+    assert "gru and transformer to T=32" in text
+    assert "All models saw the same data" in text
+
+
+def test_same_records_same_bytes_and_a_copy_too(tmp_path: Path):
+    folder = write_sweep(tmp_path / "a" / "one", usual({"rnn": 0.2, "gru": 0.9}, seeds=1))
+    other = write_sweep(tmp_path / "b" / "one", usual({"rnn": 0.2, "gru": 0.9}, seeds=1))
+    assert render(read_sweep(folder)) == render(read_sweep(other))
+
+
+def test_no_runs_at_all(tmp_path: Path):
+    text = render(read_sweep(write_sweep(tmp_path / "none", [])))
+    checked(text)
+    assert "No run has finished yet" in text
+
+
+def test_nothing_finished_yet(tmp_path: Path):
+    work = usual({"rnn": 0.1, "gru": 1.0})
+    text = render(read_sweep(write_sweep(tmp_path / "s", work, pending=len(work))))
+    checked(text)
+    assert "this is half a sweep" in text
+    assert "No run has finished yet" in text
+
+
+def test_half_a_sweep_counts_what_is_missing(tmp_path: Path):
+    work = usual({"rnn": 0.1, "gru": 1.0})
+    sweep = read_sweep(write_sweep(tmp_path / "s", work, pending=5))
+    checked(render(sweep))
+    cell = next(c for c in cells(sweep) if (c.label, c.rung) == ("gru", 32))
+    assert (cell.planned, cell.finished, cell.missing) == (3, 0, {"pending": 3})
+
+
+def test_all_failed(tmp_path: Path):
+    error = {"type": "RuntimeError", "message": "it broke " + XSS, "place": "x.py:1"}
+    runs = [training("rnn", 16, seed, 0.0, status="failed", error=error, metrics={}) for seed in range(3)]
+    folder = write_sweep(tmp_path / "s", [(dataclasses.replace(run, metrics={}), {}) for run in runs])
+    (folder / "run-0" / "log.txt").write_text("line\n" * 100 + "last words " + XSS)
+    text = render(read_sweep(folder))
+    checked(text)
+    assert "it broke" in text
+    assert "last words" in text
+    assert "<script>alert" not in text
+
+
+def test_one_seed_gives_no_interval_and_no_verdict(tmp_path: Path):
+    sweep = read_sweep(write_sweep(tmp_path / "s", small({"rnn": 0.1, "gru": 1.0})))
+    checked(render(sweep))
+    assert {c.words for c in compare(sweep, whole=True)} == {"cannot tell (needs at least 2 seeds)"}
+
+
+def test_one_model_has_nothing_to_compare(tmp_path: Path):
+    sweep = read_sweep(write_sweep(tmp_path / "s", small({"gru": 1.0}, seeds=3)))
+    text = render(sweep)
+    checked(text)
+    assert "Does gru learn" in text
+    assert compare(sweep, whole=True) == []
+
+
+def test_many_models(tmp_path: Path):
+    work = small({f"model{i}": 0.5 for i in range(40)})
+    work[0] = (work[0][0], tables(0.5))
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    checked(render(sweep))
+    assert len({(s.colour, s.dash, s.marker) for s in theme.styles(sweep.labels).values()}) == 40
+
+
+def test_a_diverged_run_counts_as_the_lowest_floor(tmp_path: Path):
+    work = [(training("rnn", 16, seed, 1.0), {}) for seed in range(2)]
+    lost = training("rnn", 16, 2, 0.0, status="diverged", metrics={"test_accuracy": None, "solved": False})
+    sweep = read_sweep(write_sweep(tmp_path / "s", [*work, (lost, {})]))
+    (cell,) = cells(sweep)
+    assert (cell.solved, cell.finished, cell.diverged) == (2, 3, 1)
+    assert cell.accuracy.mean == pytest.approx((1 + 1 + 0.125) / 3)
+    checked(render(sweep))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def escape_by_link(folder: Path) -> None:
+    (folder / "run-0").rename(folder.parent / "elsewhere")
+    (folder / "run-0").symlink_to(folder.parent / "elsewhere")
+
+
+def wrong_types(folder: Path) -> None:
+    run = records.read_run(folder / "run-0")
+    odd: Any = {"test_accuracy": ["a"], "parameters": "many", "causal": {}, "solved": "yes", "kernel": 3}
+    changed = dataclasses.replace(run, metrics=odd, config={"task": 3, "train": []}, card={"floors": [1]})
+    odd_tables: dict[str, dict[str, list[Any]]] = {
+        "evaluations": {"step": ["x", "y"], "loss": [1.0, 2.0], "accuracy": ["NaN", "inf"]},
+        "speed": {"unknown": [1]},
+    }
+    records.write_run(folder / "run-0", changed, odd_tables)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "record": lambda folder: flip(folder / "run-0" / "run.json"),
+    "table": lambda folder: flip(folder / "run-0" / "evaluations.parquet"),
+    "table-missing": lambda folder: (folder / "run-0" / "parameters.parquet").unlink(),
+    "deep-json": lambda folder: (folder / "run-0" / "run.json").write_text("[" * 100_000),
+    "nan": lambda folder: (folder / "run-0" / "run.json").write_text('{"schema": 1, "a": NaN}'),
+    "not-a-record": lambda folder: (folder / "run-0" / "run.json").write_text("[]"),
+    "link": escape_by_link,
+    "types": wrong_types,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_a_finding_not_a_crash(tmp_path: Path, damage: Callable[[Path], None]):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1, "gru": 1.0}))
+    damage(folder)
+    sweep = read_sweep(folder)
+    text = render(sweep)
+    checked(text)
+    assert sweep.problems
+    assert "Not readable" in text
+
+
+def test_a_record_of_another_run_is_damaged(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", usual({"rnn": 0.1}, seeds=1))
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["runs"][0]["identity"] = "f" * 64
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert list(read_sweep(folder).runs["status"]) == ["damaged", "done", "done"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc", "..", "a/b", "", ".", "a\x00b", 3, None, ["x"], "x" * 5000]
+)
+def test_a_plan_cannot_point_outside_the_sweep(tmp_path: Path, name: Any):
+    outside = training("rnn", 16, 0, 1.0)
+    records.write_run(tmp_path / "secret", dataclasses.replace(outside, identity="1"), {})
+    folder = write_sweep(tmp_path / "s", [])
+    entry = {
+        "folder": name,
+        "identity": "1",
+        "kind": "train",
+        "model": "rnn",
+        "task": "order",
+        "rung": 16,
+        "seed": 0,
+    }
+    records.write_json(
+        folder / "plan.json", {"runs": [entry, "text", None, 7, {}, []], "command": 5, "models": {}}
+    )
+    sweep = read_sweep(folder)
+    assert sweep.runs.empty
+    assert sweep.problems == ["6 entries of plan.json are not runs"]
+    checked(render(sweep))
+
+
+def test_hostile_text_everywhere(tmp_path: Path):
+    dirt = f"{XSS} _$x^2$ \N{RIGHT-TO-LEFT OVERRIDE}\ud800 \N{SNOWMAN} \u4e2d"
+    dirt = dirt.encode("utf-8", "replace").decode()
+    run = training(
+        dirt, 16, 0, 0.5, task=dirt, environment={dirt: dirt, "versions": {dirt: dirt}},
+        card=card(**dict.fromkeys(("id", "tests", "definition", "source", "answers", "rung_symbol"), dirt))
+        | {"floors": {dirt: 0.2}, "reference_points": {dirt: 0.9}},
+        metrics={"kernel": dirt, "readout": dirt, "first_batch_sha256": dirt, "data_sha256": dirt},
+        config=settings(dirt, 16, init=dirt),
+    )  # fmt: skip
+    second = dataclasses.replace(run, model="_hidden", config=settings("_hidden", 16), seed=1)
+    bad = dataclasses.replace(run, seed=2, status="failed", error={"type": dirt, "message": dirt})
+    work: list[Work] = [(run, tables(0.5)), (second, tables(0.5)), (bad, {})]
+    folder = write_sweep(tmp_path / "s", work, command=[dirt, "=cmd()"], reference=dirt)
+    (folder / "run-2" / "log.txt").write_bytes(b"\xff\xfe" + dirt.encode())
+    text = render(read_sweep(folder))
+    checked(text)
+    assert "<script>alert" not in text
+    assert "{{7*7}}" in text
+    assert "\x1b" not in text
+    code, said = finish(folder, tmp_path / "reports", 80)
+    assert code == 1
+    assert "\x1b" not in said
+
+
+def test_csv_cells_cannot_be_formulas(tmp_path: Path):
+    run = training("rnn", 16, 0, 0.5, metrics={"kernel": "=1+1", "readout": "@x"})
+    link = facts.csv_link(read_sweep(write_sweep(tmp_path / "s", [(run, {})])))
+    content = base64.b64decode(link.split(",", 1)[1]).decode()
+    assert "'=1+1" in content
+    assert "'@x" in content
+    for start in "=+-@\t\r":
+        assert facts.guarded(f"{start}x").startswith("'")
+
+
+def test_labels_name_what_differs(tmp_path: Path):
+    work = []
+    for bias in (None, 1.0):
+        config = settings("lstm", 16, forget_bias=bias)
+        work += [(training("lstm", 16, seed, 0.5, config=config), {}) for seed in range(2)]
+    work += [(training("gru", 16, seed, 0.5), {}) for seed in range(2)]
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    assert sweep.labels == ["lstm (forget_bias=default)", "lstm (forget_bias=1)", "gru"]
+    assert sweep.reference == "lstm (forget_bias=default)"
+
+
+def test_task_settings_that_differ_make_different_tasks(tmp_path: Path):
+    work = []
+    for symbols in (3, 4):
+        config = settings("rnn", 16)
+        config["task"]["symbols"] = symbols
+        work.append((training("rnn", 16, 0, 0.5, config=config), {}))
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    assert {task.key for task in sweep.tasks} == {"order (symbols=3)", "order (symbols=4)"}
+
+
+def test_a_task_without_ladder_and_without_a_line_for_solved(tmp_path: Path):
+    points = {"a bag of embeddings (tutorial)": 0.86}
+    work: list[Work] = []
+    for model, accuracy in {"lstm": 0.85, "gru": 0.87}.items():
+        for seed in range(3):
+            config = settings(model, None)
+            config["task"] = {"name": "imdb", "solved_at": None}
+            described = card(floors={"chance": 0.5}, reference_points=points, id="imdb/word")
+            run = training(
+                model, None, seed, accuracy + 0.001 * seed, task="imdb", config=config, card=described,
+                metrics={"solved": None, "solved_step": None, "solved_cpu_s": None},
+            )  # fmt: skip
+            work.append((run, tables(accuracy)))
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    text = render(sweep)
+    page = checked(text)
+    assert "a bag of embeddings (tutorial)" in text
+    assert "test set alone" in text
+    assert "gru has the highest accuracy" in text
+    assert not any(name.startswith("figure-ladder") for name in page.ids)
+
+
+def test_different_data_is_said_loudly(tmp_path: Path):
+    work = small({"rnn": 0.1, "gru": 1.0})
+    odd = dataclasses.replace(work[0][0], metrics={**work[0][0].metrics, "first_batch_sha256": "other"})
+    text = render(read_sweep(write_sweep(tmp_path / "s", [(odd, work[0][1]), *work[1:]])))
+    assert "did NOT see the same data: order 16 seed 0" in text
+
+
+def test_a_canary_that_solves_a_task_is_a_warning(tmp_path: Path):
+    work: list[Work] = [(training("bag", 16, 0, 1.0, metrics={"canary": True}), {})]
+    work += small({"rnn": 0.1})
+    sweep = read_sweep(write_sweep(tmp_path / "s", work, reference=None))
+    assert "bag on order T=16 (1.000)" in render(sweep)
+    assert sweep.reference == "rnn"
+
+
+def test_gradients_of_a_bidirectional_model_are_fitted_at_the_near_end(tmp_path: Path):
+    both = tables(0.5)
+    far = [max(0.5**d, 0.5 ** (23 - d)) for d in range(24)]
+    both["gradient_flow"]["median"] = far * 2
+    work: list[Work] = [
+        (training("bilstm", 16, seed, 0.5, metrics={"causal": False}), both) for seed in range(2)
+    ] + [(training("rnn", 16, seed, 0.5), tables(0.5, 0.7)) for seed in range(2)]
+    found = {flow.label: flow for flow in flows(read_sweep(write_sweep(tmp_path / "s", work)))}
+    assert found["bilstm"].two_ended
+    assert found["bilstm"].decay.factor == pytest.approx(0.5)
+    assert not found["rnn"].two_ended
+    assert found["rnn"].decay.factor == pytest.approx(0.7)
+
+
+def test_the_verdict_names_better_and_the_reference(tmp_path: Path):
+    sweep = read_sweep(write_sweep(tmp_path / "s", usual({"rnn": 0.12, "gru": 0.998})))
+    lines = {v.label: v.line for v in verdicts(sweep, cells(sweep), flows(sweep))}
+    assert lines["rnn"].startswith("rnn: the reference")
+    assert "better than rnn on order" in lines["gru"]
+    assert "solves order at T=16, 32" in lines["gru"].lower().replace("t=", "T=")
+
+
+def test_colours_are_visible_and_belong_to_names():
+    for colour in theme.COLOURS:
+        assert min(theme.contrast(colour, page) for page in (theme.LIGHT_PAGE, theme.DARK_PAGE)) >= 3
+    names = ["mine", "other", "lstm (forget_bias=1)", *theme.CORE]
+    assert theme.styles(names) == theme.styles(names[::-1])
+    assert theme.styles(["lstm"])["lstm"] == theme.styles(names)["lstm"]
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    folder = write_sweep(tmp_path / "runs" / "mine", small({"rnn": 0.1}))
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["runs/mine"]) == 0
+    assert capsys.readouterr().out == "reports/mine.html\n"
+    assert (tmp_path / "reports" / "mine.html").is_file()
+    assert command.main([str(folder), "--out", str(tmp_path / "x" / "y.html")]) == 0
+    capsys.readouterr()
+    for wrong in ("nowhere", "runs", "runs/mine/plan.json"):
+        assert command.main([wrong]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert "give the folder of a sweep" in captured.err
+    assert command.main(["runs/mine", "--out", "runs"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"runs": 3}', "\x00"])
+def test_a_broken_plan_is_one_line(tmp_path: Path, text: str):
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UsageError, match="give the folder of a sweep"):
+        read_sweep(tmp_path)
+
+
+def test_the_report_imports_no_torch_and_no_hydra(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1}))
+    script = (
+        "import sys; from pathlib import Path; from seqbench.report import build\n"
+        f"build(Path({str(folder)!r}), Path({str(tmp_path / 'out.html')!r}))\n"
+        "bad = {'torch', 'hydra', 'omegaconf'} & set(sys.modules)\n"
+        "own = {m for m in sys.modules if m.startswith('seqbench.')}\n"
+        "allowed = ('seqbench.report', 'seqbench.records', 'seqbench.stats', 'seqbench.errors')\n"
+        "bad |= {m for m in own if not m.startswith(allowed)}\n"
+        "sys.exit(str(bad) if bad else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def finish(folder: Path, reports: Path, width: int) -> tuple[int, str]:
+    terminal = io.StringIO()
+    code = hooks.finish(folder, reports, Console(width=width, file=terminal))
+    return code, terminal.getvalue()
+
+
+def test_terminal_summary(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small(FIVE, seeds=3))
+    code, text = finish(folder, tmp_path / "reports", 80)
+    assert code == 0
+    assert max(map(len, text.splitlines()[:20])) <= 80
+    assert "transformer" in text
+    assert "3/3" in text
+    assert "runs: 15 done" in text
+    assert (tmp_path / "reports" / "s.html").is_file()
+
+
+def test_terminal_summary_names_failures_and_fails(tmp_path: Path):
+    error = {"type": "Diverged", "message": "[bold]step 7[/bold]", "place": "x"}
+    lost = training("rnn", 16, 3, 0.0, status="diverged", error=error)
+    folder = write_sweep(tmp_path / "s", [*small({"rnn": 0.1}), (lost, {})])
+    code, text = finish(folder, tmp_path / "reports", 80)
+    assert code == 1
+    assert "[bold]step 7[/bold]" in text
+    assert "run-1/log.txt" in text
+    assert "1 done, 1 diverged" in text
+
+
+def test_terminal_summary_of_nothing(tmp_path: Path):
+    code, text = finish(write_sweep(tmp_path / "s", []), tmp_path / "reports", 60)
+    assert code == 0
+    assert "none planned" in text
+
+
+def test_accuracy_is_never_a_fake_number(tmp_path: Path):
+    sweep = read_sweep(write_sweep(tmp_path / "s", [(training("rnn", 16, 0, 0.5), {})], pending=1))
+    (cell,) = cells(sweep)
+    assert math.isnan(cell.accuracy.mean)
+    assert cell.note == ""
