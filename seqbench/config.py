@@ -115,16 +115,20 @@ class Job:
 _NOT_IDENTITY = ("seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "limit")
 
 
+_MOST_SEEDS = 10_000
+
+
 def seed_list(value: Any) -> list[int]:
     """Turn ``seeds`` into a list.
 
     >>> seed_list(3), seed_list([7, 9])
     ([0, 1, 2], [7, 9])
     """
-    seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    counted = isinstance(value, int) and not isinstance(value, bool) and value <= _MOST_SEEDS
+    seeds = list(range(value)) if counted else value
     valid = (
         isinstance(seeds, list)
-        and len(seeds) > 0
+        and 0 < len(seeds) <= _MOST_SEEDS
         and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
         and len(set(seeds)) == len(seeds)
     )

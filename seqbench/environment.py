@@ -16,6 +16,7 @@ from typing import Any
 import seqbench
 
 _PACKAGES = ("torch", "numpy", "hydra-core", "pandas", "datasets", "pyarrow")
+_NOT_RESULTS = ("report/", "hooks.py", "stats.py", "display.py", "help.py", "cli.py", "overrides.py")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -48,12 +49,13 @@ def cores() -> int:
 
 @cache
 def code_sha256() -> str:
-    """Fingerprint of seqbench's own source, so that a code change is a new identity."""
+    """Fingerprint of the source that decides results, so that a code change is a new identity."""
     digest = hashlib.sha256()
     root = Path(seqbench.__file__).parent
     for path in sorted(root.rglob("*.py")):
-        if "report" not in path.relative_to(root).parts:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_NOT_RESULTS):
+            digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

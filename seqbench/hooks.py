@@ -40,7 +40,7 @@ def finish(folder: Path, reports: Path, console: Console) -> int:
         console.print(table(sweep, task, grid, timed))
     say(console, headline(sweep, grid), "bold")
     for verdict in verdicts(sweep, grid, flows(sweep)):
-        say(console, f"{verdict.label}: {verdict.against or 'no result yet'}. {verdict.solves}")
+        say(console, verdict.line)
     console.print()
     good = _runs(sweep, console)
     try:

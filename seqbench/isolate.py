@@ -87,6 +87,8 @@ class Pool:
 
     def _start(self, unit: Unit) -> None:
         unit.folder.mkdir(parents=True, exist_ok=True)
+        if unit.job.force:  # otherwise the child decides, holding the run's lock
+            (unit.folder / records.RUN_FILE).unlink(missing_ok=True)
         process = self._context.Process(target=_execute, args=(unit,))
         process.start()
         self._running.append(Child(unit, process, time.monotonic()))

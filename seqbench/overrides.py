@@ -34,7 +34,7 @@ def check_overrides(args: list[str]) -> None:
         if arg.startswith("-") and arg.split("=")[0] not in _FLAGS:
             raise UsageError(f"no flag '{arg}'; {nearest(arg, ['--help', '--version', *_FLAGS])}")
     words = [arg for arg in args if not arg.startswith("-") and "=" in arg]
-    loose = [arg for arg in args if not arg.startswith("-") and "=" not in arg and not arg.startswith("~")]
+    loose = [arg for arg in args if not arg.startswith("-") and "=" not in arg]
     if loose and not _takes_value(args, loose[0]):
         raise UsageError(f"'{loose[0]}': expected key=value; {nearest(loose[0], _top_level_keys())}")
     try:
@@ -44,6 +44,8 @@ def check_overrides(args: list[str]) -> None:
     owners = {group: _chosen(group, overrides) for group in _GROUPS}
     for override in overrides:
         _check_key(override.key_or_group, owners)
+        if override.is_delete():
+            raise UsageError(f"{override.input_line}: a setting can be changed, not removed")
         if override.is_sweep_override() and not any(flag in args for flag in _MULTIRUN):
             raise UsageError(f"{override.input_line}: several values need -m; one list is written [a,b]")
 
@@ -84,7 +86,7 @@ def _values(override: Override) -> list[str]:
 def _check_key(key: str, owners: dict[str, dict[str, list[str]]]) -> None:
     """A key must be a setting of the job, or of every chosen model or task."""
     first, *rest = key.split(".")
-    if first.split("/")[0] in ("hydra", "experiment", "budget", "tuned"):
+    if first.split("/")[0] in ("hydra", "experiment"):
         return
     if first not in _top_level_keys():
         raise UsageError(f"no setting '{key}'; {nearest(first, _top_level_keys())}")

@@ -89,6 +89,7 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
             "versions": environment.versions(),
             "cpu": environment.cpu_model(),
             "threads": THREADS,
+            "device": expected_device(job),
         }
     )
     return Unit(kind, jobs, seed, label, identity, sweep / records.folder_name(label, identity))
@@ -135,3 +136,10 @@ def cache_folder(job: Job) -> Path:
     if job.cache_dir is not None:
         return Path(job.cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
+
+
+def expected_device(job: Job) -> str:
+    """What ``device=auto`` will find, judged without importing torch."""
+    if job.device != "auto":
+        return job.device
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"

@@ -155,6 +155,10 @@ def read_bytes(path: Path, limit: int) -> bytes:
         return handle.read(limit + 1)
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def read_json(path: Path) -> Any:
     """Read JSON from a runs folder.
 
@@ -162,7 +166,7 @@ def read_json(path: Path) -> Any:
         DamagedRecord: not valid JSON, or not a regular file.
     """
     try:
-        return json.loads(read_bytes(path, _MAX_JSON_BYTES))
+        return json.loads(read_bytes(path, _MAX_JSON_BYTES), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise DamagedRecord(f"{path}: not valid JSON: {error}") from error
 

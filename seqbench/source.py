@@ -122,7 +122,7 @@ def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
         except csv.Error as error:
             raise UsageError(f"{file}:{reader.line_num}: {error}: mend the quotes of this row") from error
         except UnicodeDecodeError as error:
-            raise _not_utf8(file, error) from error
+            raise _not_utf8(file) from error
 
 
 def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
@@ -132,7 +132,7 @@ def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
                 if line.strip():
                     yield _json_row(file, f"{file}:{number}", line, columns)
         except UnicodeDecodeError as error:
-            raise _not_utf8(file, error) from error
+            raise _not_utf8(file) from error
 
 
 def _json_row(file: Path, place: str, line: str, columns: Columns) -> Row:
@@ -246,8 +246,16 @@ def _present(file: Path, names: list[str], columns: Columns, place: str = "") ->
     return columns.text, columns.label
 
 
-def _not_utf8(file: Path, error: UnicodeDecodeError) -> UsageError:
-    return UsageError(f"{file}: not UTF-8 ({error.reason} {error.object[error.start]:#x}): save it as UTF-8")
+def _not_utf8(file: Path) -> UsageError:
+    """Names the first line that cannot be decoded; readers decode in blocks and do not know it."""
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                found = f"byte {line[error.start]:#04x} in column {error.start + 1}"
+                return UsageError(f"{file}:{number}: not UTF-8 ({found}): save the file as UTF-8")
+    return UsageError(f"{file}: not UTF-8: save the file as UTF-8")
 
 
 def _first_line(error: BaseException) -> str:
@@ -257,8 +265,8 @@ def _first_line(error: BaseException) -> str:
 def reachable(timeout_s: float = PROBE_S) -> bool:
     """Whether the hub (or the proxy on the way to it) accepts a connection within ``timeout_s``."""
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    proxy = getproxies().get(endpoint.scheme)
-    target = urlsplit(proxy if proxy is None or "//" in proxy else f"//{proxy}") if proxy else endpoint
+    proxy = getproxies().get(endpoint.scheme) or getproxies().get("all")
+    target = endpoint if proxy is None else urlsplit(proxy if "//" in proxy else f"//{proxy}")
     port = target.port or (80 if target.scheme == "http" else 443)
     answered = threading.Event()
 

@@ -13,7 +13,7 @@ from seqbench.config import Job, settings
 from seqbench.display import Display
 from seqbench.errors import UsageError
 from seqbench.isolate import Pool
-from seqbench.plan import Unit, describe, finished, plan
+from seqbench.plan import Unit, describe, expected_device, finished, plan
 
 
 def sweep_folder(jobs: list[Job]) -> Path:
@@ -44,8 +44,7 @@ def slots(job: Job) -> int:
     """How many runs go side by side: one per core, or one where a GPU is used."""
     if job.workers is not None:
         return job.workers
-    on_gpu = job.device == "cuda" or (job.device == "auto" and Path("/proc/driver/nvidia/version").exists())
-    return 1 if on_gpu else environment.cores()
+    return 1 if expected_device(job) == "cuda" else environment.cores()
 
 
 def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:

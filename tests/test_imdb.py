@@ -123,6 +123,20 @@ def test_seeds_share_the_parts_and_differ_in_order(folder, tmp_path):
     assert next(one.train(8)).digest() == next(task.open(0, tmp_path).train(8)).digest()
 
 
+def test_an_epoch_of_training_batches_holds_every_review_once(folder, tmp_path):
+    task = IMDb(path=str(folder))
+    task.prepare(tmp_path)
+    data = task.open(3, tmp_path)
+    batch = next(data.train(64))
+    (whole,) = data.held_out("train", 1)
+    rows = [
+        sorted(zip(b.ids_BT.tolist(), b.lengths_B.tolist(), b.targets.tolist(), strict=True))
+        for b in (batch, whole)
+    ]
+    assert len(rows[0]) == data.examples_per_epoch == 36
+    assert rows[0] == rows[1]
+
+
 def test_the_test_part_is_read_only_when_it_is_asked_for(folder, tmp_path, monkeypatch):
     read = []
     original = Cached.__getitem__
@@ -238,7 +252,7 @@ BAD_FILES = {
     ),
     "latin.csv": (
         b"text,label\n" + ROWS + b"caf\xe9,1\n",
-        "latin.csv: not UTF-8 (invalid continuation byte 0xe9): save it as UTF-8",
+        "latin.csv:22: not UTF-8 (byte 0xe9 in column 4): save the file as UTF-8",
     ),
     "blank.csv": (
         b"text,label\n" + ROWS + b'"",1\n',

@@ -175,13 +175,14 @@ def canaries(sweep: Sweep) -> list[str]:
     for task in sweep.tasks:
         for rung in task.rungs:
             here = runs[(runs["task"] == task.key) & same(runs["rung"], rung)]
-            means = here.groupby(["canary", "label"])["score"].mean()
-            real = [score for (canary, _), score in means.items() if canary is not True]
+            blind = set(here[here["canary"].eq(True)]["label"])
+            means = {str(label): float(group["score"].mean()) for label, group in here.groupby("label")}
+            best = max((score for label, score in means.items() if label not in blind), default=1.0)
             learned = min(task.floors(rung).values(), default=0.0) + TOLERANCE
             found += [
-                f"{name} on {task.at(rung)} ({score:.3f})"
-                for (canary, name), score in means.items()
-                if canary is True and score > learned and score >= max(real, default=1.0) - TOLERANCE
+                f"{label} on {task.at(rung)} ({score:.3f})"
+                for label, score in means.items()
+                if label in blind and score > learned and score >= best - TOLERANCE
             ]
     return found
 

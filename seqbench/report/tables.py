@@ -190,7 +190,7 @@ def gradients(found: list[Flow]) -> Table:
     for flow in found:
         d = flow.decay
         ends = f"[{d.low:.3f}, {d.high:.3f}]" if math.isfinite(d.low) else NONE
-        half = number(d.half_life, "{:.1f}") if math.isfinite(d.half_life) else Entry("never", math.inf)
+        half = number(d.half_life, "{:.1f}") if d.half_life < 1000 else Entry("over 1000", math.inf)
         name = "before training" if flow.moment == "init" else "after training"
         rows.append(
             [

@@ -113,7 +113,9 @@ def _verdict(
         words for task in sweep.tasks if (words := solving([c for c in mine if c.task is task], task))
     )
     theirs = [c for c in comparisons if c.label == label]
-    start = next((flow for flow in found if flow.label == label and flow.moment == "init"), None)
+    pooled = sweep.training[sweep.training["readout"].isin(["mean", "max"])]["label"]
+    mark = label not in set(pooled)  # a readout over all steps hides what the layer does to gradients
+    start = next((f for f in found if mark and f.label == label and f.moment == "init"), None)
     against = "the reference" if label == sweep.reference else _against(theirs, sweep.reference or "")
     return Verdict(label, solves, against, _gradient(start), _tone(theirs))
 

@@ -50,6 +50,8 @@ class IMDb(TaskConfig):
         20_000, "token ids: padding, unknown, and the most frequent words of the training part", minimum=3,
         maximum=1_000_000,
     )  # fmt: skip
+    # Which end to keep was measured with the bag on validation: last 256 words 0.894, first 256 words 0.889,
+    # first 64 and last 192 words 0.892, last 400 words 0.896 (one seed; a verdict stands at the end).
     max_tokens: int = setting(
         256, "longest review; of longer ones the last words are kept", unit="words", minimum=1
     )

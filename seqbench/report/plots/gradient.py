@@ -162,8 +162,9 @@ def _direct(sweep: Sweep) -> list[str]:
     if not found:
         return []
     sentence = (
-        f"The readout of these runs takes the {words_list(sorted(found))} over all steps, which gives every step a "
-        "direct path to the loss: a flat curve here does not mean that the layer itself carries gradients far."
+        f"The readout of these runs takes the {words_list(sorted(found))} over all steps, which gives every "
+        "step a direct path to the loss: a flat curve here does not mean that the layer itself carries "
+        "gradients far."
     )
     return [sentence]
 
