@@ -80,7 +80,8 @@ class Bidirectional(Encoder):
     """Two causal encoders; the second reads each sequence reversed within its own length.
 
     Exact without packing: the valid part is flipped per sequence and padding stays on the right, where a
-    causal encoder cannot see it. Equal to a packed ``nn.LSTM(bidirectional=True)``.
+    causal encoder cannot see it. Equal to a packed ``nn.LSTM(bidirectional=True)`` of one layer; with several
+    layers each direction is a stack of its own, which torch interleaves.
     """
 
     causal = False

@@ -30,7 +30,7 @@ class ModelConfig:
         None, "width of the state, per direction; solved from match.target when null", minimum=1
     )
     layers: int = setting(1, "stacked layers", minimum=1)
-    bidirectional: bool = setting(False, "add a second encoder that reads right to left")
+    bidirectional: bool = setting(False, "add a second stack of layers that reads right to left")
 
     def variant(self) -> str:
         """The model's name with the settings that differ from its defaults, for labels."""
