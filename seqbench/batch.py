@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from seqbench.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -40,6 +42,34 @@ class Batch:
     def valid_tokens(self) -> int:
         """Tokens that are not padding."""
         return int(self.lengths_B.sum())
+
+    def checked(self, vocabulary_size: int, classes: int) -> Batch:
+        """The batch itself, once it is known to be one.
+
+        Raises:
+            UsageError: a length, id or target is out of range, or padding is not where it should be.
+        """
+        ids_BT, lengths_B, targets = self.ids_BT, self.lengths_B, self.targets
+        time = ids_BT.shape[1]
+        scored = targets[targets != UNSCORED] if targets.ndim == 2 else targets
+        valid_BT = np.arange(time) < lengths_B[:, None]
+        for broken, what in (
+            (any(x.dtype != np.int64 for x in (ids_BT, lengths_B, targets)), "an array is not int64"),
+            (((lengths_B < 1) | (lengths_B > time)).any(), f"a length is outside 1..{time}"),
+            (
+                ((ids_BT < 0) | (ids_BT >= vocabulary_size)).any(),
+                f"an id is outside 0..{vocabulary_size - 1}",
+            ),
+            (
+                (valid_BT != (ids_BT != PADDING)).any(),
+                "padding (id 0) stands inside a sequence, or none after it",
+            ),
+            (len(scored) == 0, "no answer is asked"),
+            (((scored < 0) | (scored >= classes)).any(), f"a target is outside 0..{classes - 1}"),
+        ):
+            if broken:
+                raise UsageError(f"the task gave a bad batch: {what}")
+        return self
 
     def digest(self) -> str:
         """Fingerprint of the batch, to show that two models saw the same data."""

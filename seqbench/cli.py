@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"seqbench {seqbench.__version__}")
         sys.exit(EXIT_FINE)
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), _interrupt)
     try:
         jobs = compose(args)
         if _asks_hydra(args):
@@ -42,25 +44,25 @@ def main(argv: list[str] | None = None) -> None:
     except UsageError as error:
         print(f"seqbench: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    except OSError as error:
+        print(f"seqbench: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        from seqbench.sweep import resume_command
+
+        print(f"\ninterrupted; finished runs are kept\ngo on with: {resume_command(args)}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
 
 
 def _run(jobs: list[Any], args: list[str]) -> int:
-    """Run the sweep and report on it; Ctrl-C and SIGTERM end it cleanly and say how to go on."""
+    """Run the sweep and report on it."""
     from rich.console import Console
 
     from seqbench import hooks
-    from seqbench.sweep import resume_command, run_sweep, sweep_folder
+    from seqbench.sweep import run_sweep
 
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        folder = run_sweep(jobs, args, console)
-    except KeyboardInterrupt:
-        console.print(
-            f"\ninterrupted; finished runs are kept in {sweep_folder(jobs)}\n"
-            f"go on with: {resume_command(args)}", highlight=False, markup=False,
-        )  # fmt: skip
-        return EXIT_FAILED
+    folder = run_sweep(jobs, args, console)
     return hooks.finish(folder, Path(jobs[0].reports_dir), console)
 
 
@@ -134,7 +136,9 @@ def known_probe(name: str) -> None:
         UsageError: no such probe.
     """
     from seqbench.errors import nearest
+    from seqbench.registry import registered
 
     files = {path.stem for path in (Path(__file__).parent / "probes").glob("*.py")} - {"__init__", "base"}
-    if name not in files:
-        raise UsageError(f"probes={name}: no such probe; {nearest(name, files)}")
+    known = files | set(registered("probe"))
+    if name not in known:
+        raise UsageError(f"probes={name}: no such probe; {nearest(name, known)}")

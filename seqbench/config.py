@@ -37,6 +37,7 @@ class TrainConfig:
     )
     batch_size: int = setting(32, "sequences per step", minimum=1)
     lr: float = setting(3e-3, "peak learning rate", minimum=0.0)
+    tuned: bool = setting(False, "the learning rate was tuned for this model and task (conf/tuned says so)")
     weight_decay: float = setting(0.0, "decoupled weight decay", minimum=0.0)
     warmup: float = setting(0.1, "share of the steps with rising learning rate", minimum=0.0, maximum=1.0)
     schedule: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "constant"))
@@ -68,7 +69,7 @@ class SpeedConfig:
         [], "extra rungs of the task's ladder to time; empty: its own rungs", minimum=1
     )
     seconds: float = setting(0.4, "time spent on each rung", unit="s", minimum=0.0)
-    min_steps: int = setting(5, "fewest timed steps of each rung", unit="steps", minimum=3)
+    min_steps: int = setting(8, "fewest timed steps of each rung", unit="steps", minimum=3)
 
 
 @dataclass
@@ -116,6 +117,7 @@ _NOT_IDENTITY = ("seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_
 
 
 _MOST_SEEDS = 10_000
+_LARGEST_SEED = 2**62
 
 
 def seed_list(value: Any) -> list[int]:
@@ -129,7 +131,7 @@ def seed_list(value: Any) -> list[int]:
     valid = (
         isinstance(seeds, list)
         and 0 < len(seeds) <= _MOST_SEEDS
-        and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+        and all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < _LARGEST_SEED for s in seeds)
         and len(set(seeds)) == len(seeds)
     )
     if not valid:

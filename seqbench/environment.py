@@ -61,11 +61,21 @@ def code_sha256() -> str:
 
 @cache
 def plugin_sha256(cls: type) -> str | None:
-    """Fingerprint of the file that defines a user's own class; None for seqbench's own."""
-    path = inspect.getsourcefile(cls)
-    if path is None or Path(path).is_relative_to(Path(seqbench.__file__).parent):
+    """Fingerprint of the source around a user's own class; None for seqbench's own.
+
+    Covers the whole package of an installed plugin, and every Python file beside a single file, since
+    either may hold the layers that the class builds.
+    """
+    source = inspect.getsourcefile(cls)
+    if source is None or Path(source).is_relative_to(Path(seqbench.__file__).parent):
         return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    package = sys.modules.get(cls.__module__.partition(".")[0]) if "." in cls.__module__ else None
+    roots = [Path(root) for root in getattr(package, "__path__", [])]
+    files = [path for root in roots for path in root.rglob("*.py")] or Path(source).parent.glob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache
@@ -80,11 +90,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe() -> dict[str, Any]:
-    """The part of the environment that is the same for every run of a process; needs no torch."""
+def describe(code: str) -> dict[str, Any]:
+    """The part of the environment that needs no torch; ``code`` is the fingerprint taken when planning."""
     return {
         "versions": versions(),
-        "code_sha256": code_sha256(),
+        "code_sha256": code,
         "platform": f"{platform.system()} {platform.machine()}",
         "python_implementation": sys.implementation.name,
         "cpu": cpu_model(),

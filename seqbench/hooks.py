@@ -32,14 +32,14 @@ def finish(folder: Path, reports: Path, console: Console) -> int:
     from seqbench.report.frame import read_sweep
     from seqbench.report.page import write_page
     from seqbench.report.summary import cells, flows, speeds
-    from seqbench.report.verdict import headline, verdicts
+    from seqbench.report.verdict import compare, headline, verdicts
 
     sweep = read_sweep(folder)
     grid, timed = cells(sweep), speeds(sweep)
     for task in sweep.tasks:
         console.print(table(sweep, task, grid, timed))
     say(console, headline(sweep, grid), "bold")
-    for verdict in verdicts(sweep, grid, flows(sweep)):
+    for verdict in verdicts(sweep, grid, flows(sweep), compare(sweep, whole=True)):
         say(console, verdict.line)
     console.print()
     good = _runs(sweep, console)

@@ -30,7 +30,7 @@ class Child:
 
     unit: Unit
     process: ForkServerProcess
-    started: float
+    started_at: float  # wall clock, to compare with file times
 
 
 def warm_server() -> multiprocessing.context.ForkServerContext:
@@ -91,7 +91,7 @@ class Pool:
             (unit.folder / records.RUN_FILE).unlink(missing_ok=True)
         process = self._context.Process(target=_execute, args=(unit,))
         process.start()
-        self._running.append(Child(unit, process, time.monotonic()))
+        self._running.append(Child(unit, process, time.time()))
 
     def _record(self, child: Child, code: int | None) -> Run:
         """The child's record; if it left none, one that says how it died."""
@@ -107,7 +107,7 @@ class Pool:
     def _enforce_limits(self) -> None:
         for child in list(self._running):
             limit_s = child.unit.job.limit.time_s
-            if time.monotonic() - child.started > limit_s:
+            if working_s(child) > limit_s:
                 _end(child, "timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
 
     def _stop_all(self) -> None:
@@ -115,6 +115,15 @@ class Pool:
         for child in self._running:
             _end(child, "interrupted", "Interrupted", "the sweep was stopped")
         self._running = []
+
+
+def working_s(child: Child) -> float:
+    """Seconds since the child got its locks; waiting for another sweep does not count."""
+    try:
+        working_at = (child.unit.folder / records.STARTED_FILE).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+    return time.time() - working_at if working_at >= child.started_at - 1 else 0.0
 
 
 def _execute(unit: Unit) -> None:
@@ -165,7 +174,7 @@ def write_failure(unit: Unit, status: str, kind: str, message: str) -> Run:
         seed=unit.seed,
         config=settings(unit.job),
         card=unit.job.task.described(),
-        environment=environment.describe(),
+        environment=environment.describe(unit.code_sha256),
         error={"type": kind, "message": message, "place": " | ".join(tail[-_LAST_LINES:])[:2000]},
     )
     return records.write_run(unit.folder, run, {})

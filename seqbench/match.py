@@ -10,6 +10,7 @@ from seqbench.config import Job
 from seqbench.network import Network, parameter_count
 
 UNMATCHED_WIDTH = 128
+_WIDE = 256
 _LARGEST_WIDTH = 1 << 16
 
 
@@ -25,10 +26,15 @@ def solve_width(job: Job, vocabulary_size: int, classes: int) -> int:
     if job.match.by == "none":
         return max(multiple, UNMATCHED_WIDTH // multiple * multiple)
 
+    def build(units: int) -> Network:
+        return Network(job.model, job.network, vocabulary_size, classes, units * multiple)
+
     def count(units: int) -> int:
-        with torch.device("meta"):
-            network = Network(job.model, job.network, vocabulary_size, classes, units * multiple)
-        return matched_parameters(network)
+        try:
+            with torch.device("meta"):
+                return matched_parameters(build(units))
+        except (RuntimeError, NotImplementedError):  # a layer that computes with its weights when built
+            return matched_parameters(build(units))
 
     return multiple * closest(count, job.match.target, _LARGEST_WIDTH // multiple)
 
@@ -45,7 +51,7 @@ def closest(count: Callable[[int], int], target: int, largest: int) -> int:
     7
     """
     low, high = 1, 2
-    if count(low) == count(high):
+    if count(low) == count(min(_WIDE, largest)):
         return low  # the encoder has no width to choose
     while high < largest and count(high) < target:
         low, high = high, min(2 * high, largest)

@@ -31,6 +31,7 @@ class Unit:
     label: str
     identity: str
     folder: Path
+    code_sha256: str
 
     @property
     def job(self) -> Job:
@@ -63,7 +64,9 @@ def _timing(job: Job, sweep: Path) -> Unit:
     if job.task.ladder is not None:
         values = sorted({*getattr(job.task, job.task.ladder), *job.speed.lengths})
         ladder: dict[str, Any] = {job.task.ladder: values}
-        tasks = dataclasses.replace(job.task, **ladder).rungs()
+        extended = dataclasses.replace(job.task, **ladder)
+        extended.check()
+        tasks = extended.rungs()
     return _unit("speed", tuple(_at(job, task) for task in tasks), job.seeds[0], sweep)
 
 
@@ -90,9 +93,11 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
             "cpu": environment.cpu_model(),
             "threads": THREADS,
             "device": expected_device(job),
+            "data": job.task.fingerprint(),
         }
     )
-    return Unit(kind, jobs, seed, label, identity, sweep / records.folder_name(label, identity))
+    folder = sweep / records.folder_name(label, identity)
+    return Unit(kind, jobs, seed, label, identity, folder, environment.code_sha256())
 
 
 def finished(unit: Unit) -> Run | None:
@@ -103,17 +108,21 @@ def finished(unit: Unit) -> Run | None:
         run = records.read_run(unit.folder)
     except (FileNotFoundError, DamagedRecord):
         return None
-    return run if run.status == "done" and run.identity == unit.identity else None
+    same = run.status == "done" and run.identity == unit.identity
+    return run if same and records.tables_intact(unit.folder, run) else None
 
 
-def describe(units: list[Unit], sweep: str, command: list[str]) -> dict[str, Any]:
-    """The plan as it is written to ``plan.json`` before the first run."""
+def describe(
+    jobs: list[Job], units: list[Unit], sweep: str, program: list[str], command: list[str]
+) -> dict[str, Any]:
+    """The plan as written to ``plan.json`` before the first run; models in the order they were named."""
     return {
         "schema": records.SCHEMA,
         "sweep": sweep,
+        "program": program,
         "command": command,
-        "reference": next((u.job.model.name for u in units if not u.job.model.canary), None),
-        "models": list(dict.fromkeys(u.job.model.name for u in units)),
+        "reference": next((job.model.name for job in jobs if not job.model.canary), None),
+        "models": list(dict.fromkeys(job.model.name for job in jobs)),
         "runs": [
             {
                 "folder": unit.folder.name,
@@ -142,4 +151,5 @@ def expected_device(job: Job) -> str:
     """What ``device=auto`` will find, judged without importing torch."""
     if job.device != "auto":
         return job.device
-    return "cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu"
+    cpu_build = "+cpu" in environment.versions()["torch"]
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() and not cpu_build else "cpu"

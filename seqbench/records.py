@@ -27,6 +27,7 @@ RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
+STARTED_FILE = ".started"  # touched once a child holds its locks
 STATUSES = (
     "done", "diverged", "failed", "oom", "timeout", "killed", "interrupted", "damaged", "pending",
 )  # fmt: skip
@@ -193,6 +194,17 @@ def read_run(folder: Path) -> Run:
     if run.status not in STATUSES:
         raise DamagedRecord(f"{folder / RUN_FILE}: unknown status {run.status!r}")
     return run
+
+
+def tables_intact(folder: Path, run: Run) -> bool:
+    """Whether every table of a run is there and has the content that the record says."""
+    try:
+        return all(
+            hashlib.sha256(read_bytes(folder / name, _MAX_TABLE_BYTES)).hexdigest() == expected
+            for name, expected in run.files.items()
+        )
+    except (FileNotFoundError, DamagedRecord):
+        return False
 
 
 def read_table(folder: Path, run: Run, name: str) -> pa.Table | None:

@@ -41,6 +41,11 @@ def register(group: str) -> Callable[[Class], Class]:
     return decorate
 
 
+def registered(group: str) -> list[str]:
+    """Names registered so far, without loading anything."""
+    return sorted(_registered[group])
+
+
 def plugins(group: str) -> Mapping[str, type]:
     """All classes of ``group`` by name; loads them at first use."""
     if group not in _loaded:

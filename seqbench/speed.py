@@ -33,7 +33,8 @@ def time_rung(
 
     Returns:
         One row per timed step: ``rung, mode ("train" or "forward"), step_s, cpu_s, valid_tokens,
-        padded_tokens, batch_size, memory_bytes`` (the peak of the rung and mode above its start).
+        padded_tokens, batch_size, memory_bytes``: the peak of the rung and mode above what stood before the
+        step (activations, gradients and temporaries; not parameters, optimiser state and torch itself).
     """
     batches = list(itertools.islice(data.train(train.batch_size), _BATCHES))
     stepper = Stepper(network, train, steps=10_000)
@@ -49,6 +50,8 @@ def time_rung(
             network(batch)
 
     network.train()
+    for batch in batches[:_WARM_UP]:
+        train_step(batch.tensors(device))
     memory = PeakMeter(device)
     extend(columns, _time("train", train_step, batches, speed, speed.seconds, device, rung))
     columns["memory_bytes"] = [memory.bytes()] * len(columns["step_s"])

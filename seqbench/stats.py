@@ -6,6 +6,7 @@ the care for small samples: one seed, no spread, all equal, missing values.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,6 @@ class Paired:
         p_t: two-sided paired t-test.
         p_flip: exact two-sided sign-flip permutation test; cannot be below 2 / 2^n.
         p_equivalent: two one-sided t-tests (TOST) against ``margin``.
-        detectable: smallest true difference that this many seeds would find with power 0.8.
     """
 
     n: int
@@ -54,7 +54,6 @@ class Paired:
     p_t: float
     p_flip: float
     p_equivalent: float
-    detectable: float
     margin: float
 
 
@@ -129,7 +128,6 @@ def paired(a: ArrayLike, b: ArrayLike, margin: float = MARGIN) -> Paired:
         p_t=_two_sided(d),
         p_flip=sign_flip(d),
         p_equivalent=equivalence(d, margin),
-        detectable=detectable(sd, len(d)),
         margin=margin,
     )
 
@@ -293,16 +291,61 @@ def decay(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> Decay:
     return Decay(math.exp(log.mean), math.exp(log.low), math.exp(log.high), half_life, reach, len(factors))
 
 
-def verdict(result: Paired, p_adjusted: float, alpha: float = ALPHA) -> str:
-    """The outcome in words: a difference inside the margin is "equivalent" even when it is certain.
+class Outcome(enum.Enum):
+    """How a comparison ended."""
 
-    Args:
-        p_adjusted: p of the t-test, corrected for the number of comparisons.
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    UNDECIDED = "cannot tell"
+    TOO_FEW = "too few seeds"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says once it is one of several.
+
+    Attributes:
+        p: p of the t-test after Holm's correction.
+        comparisons: how many tests the correction is for.
+        detectable: smallest true difference that this many seeds find with power 0.8 after a correction
+            for so many tests; NaN for fewer than two seeds.
+        alone: its own interval excludes 0, whatever the correction says.
     """
+
+    outcome: Outcome
+    p: float
+    comparisons: int
+    detectable: float
+    margin: float
+    alone: bool
+
+
+def judge(family: Sequence[Paired], alpha: float = ALPHA) -> list[Verdict]:
+    """Verdicts on comparisons that are made together, corrected for how many they are.
+
+    A difference that surely lies inside the margin is "equivalent" even when it surely is not zero.
+    """
+    adjusted = holm([result.p_t for result in family])
+    tests = sum(math.isfinite(p) for p in adjusted)
+    return [
+        Verdict(
+            outcome=_outcome(result, p, alpha),
+            p=p,
+            comparisons=tests,
+            detectable=detectable(result.sd, result.n, alpha=alpha / max(1, tests)),
+            margin=result.margin,
+            alone=result.p_t < alpha,
+        )
+        for result, p in zip(family, adjusted, strict=True)
+    ]
+
+
+def _outcome(result: Paired, p_adjusted: float, alpha: float) -> Outcome:
     if result.n < 2:
-        return "cannot tell (needs at least 2 seeds)"
+        return Outcome.TOO_FEW
     if result.p_equivalent < alpha:
-        return f"equivalent within {result.margin:g}"
+        return Outcome.EQUIVALENT
     if p_adjusted < alpha:
-        return "better" if result.mean > 0 else "worse"
-    return f"cannot tell (could detect {result.detectable:.2g})"
+        return Outcome.BETTER if result.mean > 0 else Outcome.WORSE
+    return Outcome.UNDECIDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -58,7 +59,7 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     units = plan(jobs, folder)
     _prepare(units)
-    records.write_json(folder / records.PLAN_FILE, describe(units, folder.name, command))
+    records.write_json(folder / records.PLAN_FILE, describe(jobs, units, folder.name, program(), command))
     reused = [unit for unit in units if finished(unit) is not None]
     todo = [unit for unit in units if unit not in reused]
     console.print(
@@ -87,7 +88,14 @@ def _prepare(units: list[Unit]) -> None:
             Pool(1).prepare(list(wanted.values()), Path(scratch) / "failure.txt")
 
 
+def program() -> list[str]:
+    """The words that start this program, for repeating a command."""
+    name = Path(sys.argv[0])
+    if name.name == "__main__.py":
+        return ["python", "-m", "seqbench"]
+    return ["python", sys.argv[0]] if name.suffix == ".py" else [name.name]
+
+
 def resume_command(command: list[str]) -> str:
     """What to type to go on where a sweep stopped."""
-    program = "python -m seqbench" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
-    return " ".join([program, *(word for word in command if not word.startswith("force="))])
+    return shlex.join([*program(), *(word for word in command if not word.startswith("force="))])

@@ -26,7 +26,15 @@ _EXPLODED_LOSS = 1e4
 
 
 class Diverged(Exception):
-    """The loss or the gradient stopped being a finite, sensible number."""
+    """The loss or the gradient stopped being a finite, sensible number.
+
+    Attributes:
+        outcome: what had been logged until then.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.outcome = Outcome()
 
 
 @dataclass
@@ -153,7 +161,7 @@ def fit(
     total = planned_steps(config, data)
     outcome = Outcome()
     stepper = Stepper(network, config, total)
-    batches = _fingerprinted(data.train(config.batch_size), outcome)
+    batches = _fingerprinted(data, config.batch_size, outcome)
     valid = [batch.tensors(device) for batch in data.held_out("valid", config.eval_examples)]
     best: dict[str, Tensor] | None = None
     accuracy: float | None = None
@@ -172,7 +180,7 @@ def fit(
             if outcome.solved_step is not None and config.stop_when_solved:
                 break
     except Diverged as error:
-        error.outcome = outcome  # type: ignore[attr-defined]
+        error.outcome = outcome
         raise
     if best is not None:
         network.load_state_dict(best)
@@ -225,12 +233,12 @@ def extend(columns: Columns, more: Columns) -> None:
         columns.setdefault(name, []).extend(values)
 
 
-def _fingerprinted(batches: Iterator[Batch], outcome: Outcome) -> Iterator[Batch]:
-    """Pass batches on; keep the hash of the first and of the first ten, to prove equal data."""
+def _fingerprinted(data: Data, batch_size: int, outcome: Outcome) -> Iterator[Batch]:
+    """Training batches; the first ten are checked, and hashed to prove that models saw equal data."""
     digest = hashlib.sha256()
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(data.train(batch_size)):
         if number < _HASHED_BATCHES:
-            one = batch.digest()
+            one = batch.checked(data.vocabulary_size, data.classes).digest()
             digest.update(one.encode())
             outcome.first_batch_sha256 = outcome.first_batch_sha256 or one
             outcome.data_sha256 = digest.hexdigest()

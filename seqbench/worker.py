@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ import torch
 
 from seqbench import environment, records
 from seqbench.config import Job, settings
+from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.match import matched_parameters, solve_width
@@ -54,6 +58,7 @@ _warm_up()
 def execute(unit: Unit) -> None:
     """Entry point of the child: does the unit's work unless it is done, and records whatever happens."""
     os.setsid()
+    _die_with_parent()
     unit.folder.mkdir(parents=True, exist_ok=True)
     with locked(unit.folder / _LOCK_FILE):
         if finished(unit) is not None:
@@ -67,7 +72,21 @@ def execute(unit: Unit) -> None:
             allocator = environment.keep_freed_memory()
             plugins("model"), plugins("task"), plugins("probe")
             with locked(machine_lock(), exclusive=unit.kind == "speed"):
+                (unit.folder / records.STARTED_FILE).touch()  # the time limit counts from here
                 Recorder(unit, allocator).run()
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that started the sweep is gone, however it went (also by kill -9)."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepare(jobs: list[Job], failure: Path) -> None:
@@ -138,8 +157,12 @@ class Recorder:
         self.unit, self.job, self.allocator = unit, unit.job, allocator
         self.metrics: dict[str, Scalar] = {}
         self.tables: dict[str, Columns] = {}
-        self.environment = environment.describe() | {"threads": THREADS, "glibc_arena_reuse": allocator}
+        self.environment = environment.describe(unit.code_sha256) | {
+            "threads": THREADS,
+            "glibc_arena_reuse": allocator,
+        }
         self.error: dict[str, str] | None = None
+        self.card = self.job.task.described()
 
     def run(self) -> None:
         """Train or time, then write the record."""
@@ -155,7 +178,7 @@ class Recorder:
             model=self.job.model.name,
             seed=self.unit.seed,
             config=settings(self.job),
-            card=self.job.task.described(),
+            card=self.card,
             environment=self.environment,
             metrics=self.metrics,
             error=self.error,
@@ -167,7 +190,7 @@ class Recorder:
         try:
             work()
         except Diverged as error:
-            self._keep(getattr(error, "outcome", Outcome()))
+            self._keep(error.outcome)
             return self._failed("diverged", error)
         except Exception as error:
             traceback.print_exc()
@@ -184,8 +207,11 @@ class Recorder:
         job, seed = self.job, self.unit.seed
         device = pick_device(job.device)
         data = job.task.open(seed, cache_folder(job))
+        self.card["floors"] |= data.floors
+        self.metrics |= data.notes
         network, width = build(job, data, seed, device)
         self._describe(network, width, device)
+        check_contract(network, data.probe(_PROBE_EXAMPLES).checked(data.vocabulary_size, data.classes))
         self._probe(network, data, "init")
         memory = PeakMeter(device)
         torch.manual_seed(number(seed, "dropout"))
@@ -248,6 +274,10 @@ class Recorder:
                 columns = lookup("probe", name)().measure(network, batch)
             except NotApplicable as reason:
                 self.metrics[f"{name}_not_applicable"] = str(reason)
+                continue
+            except Exception as error:  # a probe must never cost the run it looks at
+                traceback.print_exc()
+                self.metrics[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:500]
                 continue
             rows = len(next(iter(columns.values())))
             extend(self.tables.setdefault(name, {}), {"moment": [moment] * rows, **columns})

@@ -50,7 +50,7 @@ LAYERS = [
     ["seqbench.config"],
     ["seqbench.network", "seqbench.match"],
     ["seqbench.probes", "seqbench.probes.*"],
-    ["seqbench.evaluate"],
+    ["seqbench.evaluate", "seqbench.contract"],
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
     ["seqbench.worker"],

@@ -178,7 +178,7 @@ def test_the_same_budget_goes_to_every_model_of_a_task(every_job, task):
     first, *others = [job for job in every_job if job.task.name == task]
     for job in others:
         assert (
-            replace(job.train, lr=first.train.lr) == first.train
+            replace(job.train, lr=first.train.lr, tuned=first.train.tuned) == first.train
         )  # only the learning rate is tuned per model
         assert (job.network, job.match, job.task) == (first.network, first.match, first.task)
 

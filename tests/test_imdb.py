@@ -454,7 +454,20 @@ def test_the_hub_gives_the_same_data_as_the_files(monkeypatch, folder, tmp_path)
     for part in ("train", "valid", "test"):
         batches = [[b.digest() for b in task.open(0, tmp_path).held_out(part, 1)] for task in (hub, local)]
         assert batches[0] == batches[1]
-    assert hub.card().id == local.card().id == "imdb/word-20000-256"
+    assert hub.card().id == "imdb/word-20000-256"
+    assert hub.card().reference_points
+    assert hub.card().floors == {"chance": 0.5}
+
+
+def test_data_of_ones_own_is_not_measured_by_what_was_published_for_imdb(folder, tmp_path):
+    local = IMDb(path=str(folder))
+    local.prepare(tmp_path)
+    assert local.card().id == f"imdb/word-20000-256@{folder.name}"
+    assert not local.card().reference_points
+    assert not local.card().floors
+    answers = [answer for _, answer in TEST]
+    share = max(answers.count(answer) for answer in set(answers)) / len(answers)
+    assert local.open(0, tmp_path).floors == {"majority class": share}
 
 
 def test_reachable_asks_the_proxy_where_there_is_one(monkeypatch):

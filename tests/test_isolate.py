@@ -229,6 +229,7 @@ def test_an_interrupted_sweep_records_it_and_says_how_to_go_on(tmp_path, how):
         cwd=tmp_path,
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
@@ -252,3 +253,26 @@ def read_lines(path: Path) -> list[str]:
         return path.read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
+
+
+def test_children_end_when_the_parent_is_killed(tmp_path):
+    command = [
+        sys.executable, "-m", "seqbench", "model=rnn", "task.lengths=[64]", "seeds=1", "train.steps=1000000",
+        "train.eval_every=1000000", "task.solved_at=null", "speed.enabled=false",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*/*/events.jsonl")))
+    [events] = tmp_path.glob("runs/*/*/events.jsonl")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: time.time() - events.stat().st_mtime > 3)  # nobody writes progress any more
+    assert not list(tmp_path.glob("runs/*/*/run.json"))
+
+
+def wait_until(condition, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)

@@ -82,7 +82,8 @@ def test_every_setting_of_a_model_is_part_of_the_identity_and_of_the_label(make_
 @pytest.mark.parametrize("what", ["code_sha256", "cpu_model", "versions"])
 def test_code_machine_and_versions_are_part_of_the_identity(job, tmp_path, monkeypatch, what):
     before = first(job, tmp_path).identity
-    monkeypatch.setattr(f"seqbench.environment.{what}", lambda: "another")
+    other = {"torch": "another"} if what == "versions" else "another"
+    monkeypatch.setattr(f"seqbench.environment.{what}", lambda: other)
     assert first(job, tmp_path).identity != before
 
 
@@ -136,7 +137,7 @@ def test_another_identity_a_damaged_record_and_force_are_run_again(job, tmp_path
 def test_the_written_plan_lists_every_run_and_its_reference(make_job, tmp_path):
     jobs = [make_job("bag", seeds=[0]), make_job("lstm", seeds=[0]), make_job("rnn", seeds=[0])]
     units = plan(jobs, tmp_path)
-    written = describe(units, "name", ["model=bag,lstm,rnn"])
+    written = describe(jobs, units, "name", ["python", "x.py"], ["model=bag,lstm,rnn"])
     assert [run["identity"] for run in written["runs"]] == [unit.identity for unit in units]
     assert written["reference"] == "lstm"  # a canary is no reference
     assert written["models"] == ["bag", "lstm", "rnn"]

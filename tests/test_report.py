@@ -474,7 +474,7 @@ def test_gradients_of_a_bidirectional_model_are_fitted_at_the_near_end(tmp_path:
 
 def test_the_verdict_names_better_and_the_reference(tmp_path: Path):
     sweep = read_sweep(write_sweep(tmp_path / "s", usual({"rnn": 0.12, "gru": 0.998})))
-    lines = {v.label: v.line for v in verdicts(sweep, cells(sweep), flows(sweep))}
+    lines = {v.label: v.line for v in verdicts(sweep, cells(sweep), flows(sweep), compare(sweep, whole=True))}
     assert lines["rnn"].startswith("rnn: the reference")
     assert "better than rnn on order" in lines["gru"]
     assert "solves order at T=16, 32" in lines["gru"].lower().replace("t=", "T=")

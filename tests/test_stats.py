@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from seqbench import stats
+from seqbench.stats import Outcome
 
 NAN = float("nan")
 
@@ -58,22 +59,50 @@ def test_paired_leaves_out_incomplete_pairs_and_refuses_unequal_ones():
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "words"),
+    ("a", "b", "outcome"),
     [
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "equivalent within 0.02"),
-        ([1.0, 1.0, 1.0], [0.1, 0.1, 0.1], "better"),
-        ([0.1, 0.1, 0.1], [1.0, 1.0, 1.0], "worse"),
-        ([0.98, 1.0, 0.99], [0.11, 0.12, 0.1], "better"),
-        ([0.50, 0.501, 0.499], [0.5, 0.5, 0.5], "equivalent within 0.02"),
-        ([0.1, 0.5, 0.9], [0.5, 0.5, 0.5], "cannot tell (could detect 1.3)"),
-        ([0.9], [0.1], "cannot tell (needs at least 2 seeds)"),
-        ([], [], "cannot tell (needs at least 2 seeds)"),
-        ([NAN, NAN], [0.1, 0.2], "cannot tell (needs at least 2 seeds)"),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], Outcome.EQUIVALENT),
+        ([1.0, 1.0, 1.0], [0.1, 0.1, 0.1], Outcome.BETTER),
+        ([0.1, 0.1, 0.1], [1.0, 1.0, 1.0], Outcome.WORSE),
+        ([0.98, 1.0, 0.99], [0.11, 0.12, 0.1], Outcome.BETTER),
+        ([0.50, 0.501, 0.499], [0.5, 0.5, 0.5], Outcome.EQUIVALENT),
+        ([0.1, 0.5, 0.9], [0.5, 0.5, 0.5], Outcome.UNDECIDED),
+        ([0.9], [0.1], Outcome.TOO_FEW),
+        ([], [], Outcome.TOO_FEW),
+        ([NAN, NAN], [0.1, 0.2], Outcome.TOO_FEW),
     ],
 )
-def test_verdict_in_words(a: list[float], b: list[float], words: str):
-    found = stats.paired(a, b)
-    assert stats.verdict(found, found.p_t) == words
+def test_outcome(a: list[float], b: list[float], outcome: Outcome):
+    (found,) = stats.judge([stats.paired(a, b)])
+    assert found.outcome is outcome
+    assert found.margin == 0.02
+
+
+def test_what_could_be_detected_is_corrected_like_the_decision():
+    result = stats.paired([0.4, 0.6, 0.5, 0.55], [0.1, 0.1, 0.2, 0.3])
+    (alone,) = stats.judge([result])
+    family = stats.judge([result, *[stats.paired([0.1, 0.5, 0.9], [0.5, 0.5, 0.5])] * 7])
+    assert alone.outcome is Outcome.BETTER
+    assert family[0].outcome is Outcome.UNDECIDED
+    assert family[0].alone
+    assert family[0].comparisons == 8
+    assert family[0].detectable == stats.detectable(result.sd, 4, alpha=0.05 / 8) > alone.detectable
+    assert not family[1].alone
+
+
+def test_comparisons_without_pairs_are_not_counted_as_tests():
+    some = stats.paired([0.1, 0.5, 0.9], [0.5, 0.5, 0.5])
+    found = stats.judge([some, stats.paired([0.9], [0.1])])
+    assert [one.comparisons for one in found] == [1, 1]
+    assert math.isnan(found[1].detectable)
+
+
+def test_no_undecided_difference_is_above_what_could_be_detected():
+    rng = np.random.default_rng(4)
+    for _ in range(40):
+        family = [stats.paired(rng.normal(0.3, 0.2, 3), rng.normal(0.0, 0.2, 3)) for _ in range(6)]
+        for result, found in zip(family, stats.judge(family), strict=True):
+            assert found.outcome is not Outcome.UNDECIDED or abs(result.mean) < found.detectable
 
 
 def test_sign_flip_counts_patterns():

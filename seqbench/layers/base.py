@@ -6,7 +6,7 @@ encoder is exact without looking at the mask: nothing before the padding can see
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,15 @@ class Chain(Encoder):
         self.encoders = nn.ModuleList(encoders)
         self.width_out = encoders[-1].width_out
         self.causal = all(encoder.causal for encoder in encoders)
-        self._final = encoders[-1]
+
+    @property
+    def final(self) -> Encoder:
+        """The encoder whose outputs are read."""
+        return cast(Encoder, self.encoders[-1])
 
     @property
     def kernel(self) -> str:
-        return self._final.kernel
+        return self.final.kernel
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
@@ -73,7 +77,7 @@ class Chain(Encoder):
         return x_BTD, after
 
     def last(self, y_BTH: Tensor, lengths_B: Tensor) -> Tensor:
-        return self._final.last(y_BTH, lengths_B)
+        return self.final.last(y_BTH, lengths_B)
 
 
 class Bidirectional(Encoder):

@@ -168,16 +168,18 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
                 model(c.label),
                 Entry(signed(r.mean, 3), r.mean),
                 text(ends),
-                number(c.p_holm, "{:.2g}"),
+                number(c.judged.p, "{:.2g}"),
                 number(r.p_flip, "{:.2g}"),
                 number(r.n, "{}"),
-                text(c.words, c.words.split()[0]),
+                text(c.words, c.judged.outcome.name.lower()),
             ]
         )
     averaged = (
         ", mean over a task's rungs" if any(c.whole and len(c.task.rungs) > 1 for c in comparisons) else ""
     )
-    return Table(f"Paired differences of test accuracy to {reference}{averaged}", heads, rows)
+    tests = max(c.judged.comparisons for c in comparisons)
+    corrected = f"; corrected for {tests} comparisons" if tests > 1 else ""
+    return Table(f"Paired differences of test accuracy to {reference}{averaged}{corrected}", heads, rows)
 
 
 def gradients(found: list[Flow]) -> Table:

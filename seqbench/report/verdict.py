@@ -15,20 +15,43 @@ from seqbench.report.task import Task
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against the reference on a task, at one rung or averaged over all of them.
-
-    Attributes:
-        p_holm: p of the paired t-test, adjusted over all comparisons of the same kind.
-        words: better, worse, equivalent within m, or cannot tell.
-    """
+    """A model against the reference on a task, at one rung or averaged over all of them."""
 
     task: Task
     rung: int | None
     whole: bool
     label: str
     result: stats.Paired
-    p_holm: float
-    words: str
+    judged: stats.Verdict
+
+    @property
+    def words(self) -> str:
+        """The outcome with what belongs beside it, as it stands in a table."""
+        detail = doubt(self.judged)
+        return f"{said(self.judged)} ({detail})" if detail else said(self.judged)
+
+
+def said(judged: stats.Verdict, reference: str = "") -> str:
+    """An outcome in words, as part of a sentence when the reference is named."""
+    outcome, kind = judged.outcome, stats.Outcome
+    if outcome is kind.EQUIVALENT:
+        return "equivalent" + (f" to {reference}" if reference else "") + f" within {judged.margin:g}"
+    if outcome is kind.TOO_FEW:
+        return "cannot tell (needs at least 2 seeds)"
+    if outcome is kind.UNDECIDED:
+        return f"cannot be told from {reference}" if reference else outcome.value
+    return f"{outcome.value} than {reference}" if reference else outcome.value
+
+
+def doubt(judged: stats.Verdict) -> str:
+    """What an undecided comparison could have found, and whether it would count without the others."""
+    if judged.outcome is not stats.Outcome.UNDECIDED:
+        return ""
+    found = f"could detect {judged.detectable:.2g}"
+    if judged.alone:
+        tests = judged.comparisons
+        found += f"; its own interval excludes 0, but not after correction for {tests} comparisons"
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,10 +100,10 @@ def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
                 if label != sweep.reference and sweep.reference in wide and label in wide:
                     result = stats.paired(wide[label], wide[sweep.reference])
                     found.append((task, rung, label, result))
-    adjusted = stats.holm([result.p_t for *_, result in found])
+    judged = stats.judge([result for *_, result in found])
     return [
-        Comparison(task, rung, whole, label, result, p, stats.verdict(result, p))
-        for (task, rung, label, result), p in zip(found, adjusted, strict=True)
+        Comparison(task, rung, whole, label, result, verdict)
+        for (task, rung, label, result), verdict in zip(found, judged, strict=True)
     ]
 
 
@@ -98,9 +121,14 @@ def _scores(sweep: Sweep, task: Task) -> pd.DataFrame:
     return pd.DataFrame(aligned, index=index, dtype=float)
 
 
-def verdicts(sweep: Sweep, grid: list[Cell], found: list[Flow]) -> list[Verdict]:
-    """One verdict per model, in the order of the plan."""
-    comparisons = compare(sweep, whole=True)
+def verdicts(
+    sweep: Sweep, grid: list[Cell], found: list[Flow], comparisons: list[Comparison]
+) -> list[Verdict]:
+    """One verdict per model, in the order of the plan.
+
+    Args:
+        comparisons: of whole tasks.
+    """
     trained = {cell.label for cell in grid}
     return [_verdict(sweep, label, grid, comparisons, found) for label in sweep.labels if label in trained]
 
@@ -121,8 +149,9 @@ def _verdict(
 
 
 def _tone(comparisons: list[Comparison]) -> str:
-    words = {c.words for c in comparisons}
-    return "good" if words == {"better"} else "bad" if words == {"worse"} else "plain"
+    outcomes = {c.judged.outcome for c in comparisons}
+    tones = {stats.Outcome.BETTER: "good", stats.Outcome.WORSE: "bad"}
+    return tones.get(outcomes.pop(), "plain") if len(outcomes) == 1 else "plain"
 
 
 def solving(mine: list[Cell], task: Task) -> str:
@@ -168,24 +197,11 @@ def _against(theirs: list[Comparison], reference: str) -> str:
     """The comparisons in words, those with the same outcome together."""
     groups: dict[str, list[str]] = {}
     for c in theirs:
-        phrase, extra = _phrase(c.words, reference)
-        r = c.result
-        numbers = f" ({signed(r.mean)} [{signed(r.low)}, {signed(r.high)}]{extra})" if r.n > 1 else ""
-        groups.setdefault(phrase, []).append(c.task.key + numbers)
+        r, detail = c.result, doubt(c.judged)
+        more = f"; {detail}" if detail else ""
+        numbers = f" ({signed(r.mean)} [{signed(r.low)}, {signed(r.high)}]{more})" if r.n > 1 else ""
+        groups.setdefault(said(c.judged, reference), []).append(c.task.key + numbers)
     return "; ".join(f"{phrase} on {words_list(places)}" for phrase, places in groups.items())
-
-
-def _phrase(words: str, reference: str) -> tuple[str, str]:
-    """An outcome as part of a sentence, and what belongs beside its numbers.
-
-    >>> _phrase("equivalent within 0.02", "rnn")
-    ('equivalent to rnn within 0.02', '')
-    """
-    if words.startswith("equivalent"):
-        return words.replace("equivalent", f"equivalent to {reference}"), ""
-    if words.startswith("cannot tell (could"):
-        return f"cannot be told from {reference}", f"; {words[len('cannot tell (') : -1]}"
-    return (words if words.startswith("cannot") else f"{words} than {reference}"), ""
 
 
 def signed(value: float, digits: int = 2) -> str:

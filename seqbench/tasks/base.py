@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,11 +44,18 @@ class Card:
 
 
 class Data(ABC):
-    """The data of one run: an endless training stream and held-out splits from separate streams."""
+    """The data of one run: an endless training stream and held-out splits from separate streams.
+
+    Attributes:
+        floors: floors that only the data itself tells (majority class), in addition to the card's.
+        notes: counts about the data, for the record.
+    """
 
     vocabulary_size: int
     classes: int
     examples_per_epoch: int | None = None  # None: fresh data, no epochs
+    floors: Mapping[str, float] = MappingProxyType({})
+    notes: Mapping[str, int | float] = MappingProxyType({})
 
     @abstractmethod
     def train(self, batch_size: int) -> Iterator[Batch]:
@@ -111,6 +119,10 @@ class TaskConfig:
     def card(self) -> Card:
         """The definition card of this variant (of one rung)."""
         raise NotImplementedError
+
+    def fingerprint(self) -> list[str]:
+        """What identifies data that comes from outside; part of a run's identity."""
+        return []
 
     def described(self) -> dict[str, Any]:
         """The card as plain data, with how a rung is written, for records."""

@@ -23,7 +23,11 @@ from seqbench.source import Columns, HubDataset, Row
 from seqbench.tasks.base import Card, Data, FixedData, TaskConfig
 
 HUB = HubDataset("stanfordnlp/imdb", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31")
-CACHE_VERSION = 1  # changes whenever the same settings and files would give other arrays
+CACHE_VERSION = 2  # changes whenever the same settings and files would give other arrays
+PUBLISHED = (  # SHA-256 of the two files of that revision: a local copy of them is the published data set
+    "train .parquet d35bcc1528ce001711c7356e455d997a20b5a46618eeee70fcfb19d79a391ace",
+    "test .parquet b83160d6403790d70196a2fc8e5c9601b79ddc97080930beeb3bfe7eac3aa8e8",
+)
 TEST_SHARE = 0.2  # cut from a source without a test split
 _FIELDS = ("tokens", "offsets", "targets")  # of TokenRows
 _SPLIT_SEED = 0  # the cut is the same for every seed and model
@@ -68,34 +72,41 @@ class IMDb(TaskConfig):
         source.split_files(self._local)
 
     def card(self) -> Card:
+        published = self._is_published()
         return Card(
-            id=f"imdb/word-{self.vocabulary}-{self.max_tokens}{self._other_data()}",
-            tests="sentiment of real reviews, most of which a bag of words tells",
+            id=f"imdb/word-{self.vocabulary}-{self.max_tokens}"
+            + ("" if published else f"@{self._local.name}"),
+            tests="sentiment of real reviews, most of which a bag of words tells"
+            if published
+            else "telling two classes of texts apart",
             definition=(
                 f"{self._origin()}; lower-case words, '!' and '?'; the {self.vocabulary - text.FIRST_WORD:,} "
                 f"most frequent words of the training part; the last {self.max_tokens} words of each review; "
                 f"{self.valid_share:.0%} of the training split, the same for every seed, is validation; the "
                 "test split is read once, after training"
             ),
-            source="Maas et al. 2011, Learning Word Vectors for Sentiment Analysis (ACL), section 4.1",
-            floors={"chance": 0.5},
+            source="Maas et al. 2011, Learning Word Vectors for Sentiment Analysis (ACL), section 4.1"
+            if published
+            else f"local data {self._local.name}",
+            floors={"chance": 0.5} if published else {},
             reference_points={
                 "LSTM, full length (Raschka et al. 2022, ch. 15)": 0.8598,
                 "BiLSTM, full length (Raschka et al. 2022, ch. 15)": 0.8566,
                 "bag of embeddings (pytorch-sentiment-analysis tutorial)": 0.858,
                 "BiLSTM (pytorch-sentiment-analysis tutorial)": 0.862,
                 "CNN (pytorch-sentiment-analysis tutorial)": 0.875,
-            },
+            }
+            if published
+            else {},
         )
 
     @property
     def _local(self) -> Path:
         return Path(self.path or "").expanduser()
 
-    def _other_data(self) -> str:
-        """Marks ids of data that is not called imdb, whose numbers must not be compared with it."""
-        name = self._local.resolve().name if self.path is not None else "imdb"
-        return "" if name == "imdb" else f"@{name}"
+    def _is_published(self) -> bool:
+        """Whether this is the published data set, judged by content; other data gets an id of its own."""
+        return self.path is None or self.fingerprint() == list(PUBLISHED)
 
     def _origin(self) -> str:
         if self.path is None:
@@ -120,7 +131,12 @@ class IMDb(TaskConfig):
         except (FileNotFoundError, DamagedCache):
             self._build(cache)
             splits = CachedSplits(Cached(self._file(cache)))
-        return FixedData(splits, splits.facts["vocabulary_size"], len(splits.facts["classes"]), seed)
+        facts = splits.facts
+        data = FixedData(splits, facts["vocabulary_size"], len(facts["classes"]), seed)
+        data.notes = {name: facts[name] for name in ("without_words", "test_texts_also_in_train")}
+        if not self._is_published():
+            data.floors = {"majority class": facts["test_majority"]}
+        return data
 
     def _file(self, cache: Path) -> Path:
         """The cache file, named after everything that decides its content."""
@@ -156,6 +172,7 @@ class IMDb(TaskConfig):
             "rows": {part: len(index) for part, index in parts.items()},
             "without_words": int((np.diff(reviews.texts.offsets) == 0).sum()),
             "test_texts_also_in_train": reviews.shared,
+            "test_majority": float(np.bincount(reviews.targets()[parts["test"]]).max() / len(parts["test"])),
         }
         save(self._file(cache), arrays, facts)
 
