@@ -27,22 +27,28 @@ def finish(folder: Path, reports: Path, console: Console) -> int:
     """Say in the terminal what the sweep showed and write its page.
 
     Returns:
-        0, or 1 when a run is not done or the page could not be written.
+        0, or 1 when a run is not done, nothing was planned, or the page could not be written.
     """
+    from seqbench.report.facts import command
     from seqbench.report.frame import read_sweep
     from seqbench.report.page import write_page
-    from seqbench.report.summary import cells, flows, speeds
+    from seqbench.report.summary import cells, flow_table, flows, speeds
     from seqbench.report.verdict import compare, headline, verdicts
 
     sweep = read_sweep(folder)
     grid, timed = cells(sweep), speeds(sweep)
     for task in sweep.tasks:
         console.print(table(sweep, task, grid, timed))
+        if points := task.points(task.rungs[-1]):
+            levels = "; ".join(f"{source} {value:g}" for source, value in points.items())
+            say(console, f"published: {levels}\n", wrap=False)
     say(console, headline(sweep, grid), "bold")
-    for verdict in verdicts(sweep, grid, flows(sweep), compare(sweep, whole=True)):
+    found = flows(sweep, flow_table(sweep))
+    for verdict in verdicts(sweep, grid, found, compare(sweep, whole=True)):
         say(console, verdict.line)
     console.print()
     good = _runs(sweep, console)
+    say(console, f"repeat: {command(sweep)}", wrap=False)
     try:
         say(console, f"report: {write_page(sweep, reports / f'{folder.name}.html')}", wrap=False)
     except UsageError as error:
@@ -148,4 +154,4 @@ def _runs(sweep: Sweep, console: Console) -> bool:
         say(console, f"  log: {sweep.folder / failure.folder / 'log.txt'}", wrap=False)
     if len(found) > _MOST_FAILURES:
         say(console, f"... and {len(found) - _MOST_FAILURES} more; the report lists them", "red")
-    return set(counts) <= {"done"}
+    return set(counts) == {"done"}

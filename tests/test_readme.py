@@ -81,3 +81,10 @@ def test_imdb_from_a_local_copy(tmp_path: Path):
     quick = ["train.epochs=0.002", "train.eval_every=100", "speed.enabled=false", "probes=[]"]
     done = run([*shlex.split(command)[1:], *quick], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_local_link_leads_somewhere_and_no_placeholder_is_left():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert not re.search(r"\b[A-Z]+_NUMBERS\b|\bTODO\b", README)

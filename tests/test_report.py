@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import html
 import html.parser
 import io
 import json
@@ -24,10 +25,10 @@ from seqbench import hooks, records
 from seqbench.errors import UsageError
 from seqbench.records import Run
 from seqbench.report import __main__ as command
-from seqbench.report import facts, theme
-from seqbench.report.frame import read_sweep
-from seqbench.report.page import render
-from seqbench.report.summary import cells, flows
+from seqbench.report import facts, page, theme
+from seqbench.report.frame import Sweep, read_sweep
+from seqbench.report.page import render, write_page
+from seqbench.report.summary import Flow, cells, flow_table, flows
 from seqbench.report.verdict import compare, verdicts
 
 XSS = '<script>alert("x")</script>"\'&lt;${7*7}{{7*7}}\x00\x1b[31m'
@@ -68,6 +69,10 @@ def training(model: str, rung: int | None, seed: int, accuracy: float, **changes
         "environment": {"cpu": "a chip", "threads": 1, "versions": {"torch": "1"}}, **changes,
     }  # fmt: skip
     return Run(**fields)
+
+
+def changed(run: Run, **metrics: Any) -> Run:
+    return dataclasses.replace(run, metrics={**run.metrics, **metrics})
 
 
 def tables(accuracy: float, decay: float = 0.5) -> dict[str, dict[str, list[Any]]]:
@@ -142,6 +147,10 @@ def usual(models: dict[str, float], seeds: int = 3) -> list[Work]:
 
 
 FIVE = {"rnn": 0.12, "lstm": 0.4, "gru": 0.998, "bilstm": 0.66, "transformer": 0.998}
+
+
+def flowing(sweep: Sweep) -> list[Flow]:
+    return flows(sweep, flow_table(sweep))
 
 
 class Page(html.parser.HTMLParser):
@@ -443,11 +452,25 @@ def test_a_task_without_ladder_and_without_a_line_for_solved(tmp_path: Path):
     assert not any(name.startswith("figure-ladder") for name in page.ids)
 
 
-def test_different_data_is_said_loudly(tmp_path: Path):
+@pytest.mark.parametrize("key", ["first_batch_sha256", "data_sha256"])
+def test_different_data_is_said_loudly(tmp_path: Path, key: str):
     work = small({"rnn": 0.1, "gru": 1.0})
-    odd = dataclasses.replace(work[0][0], metrics={**work[0][0].metrics, "first_batch_sha256": "other"})
+    odd = changed(work[0][0], **{key: "other"})
     text = render(read_sweep(write_sweep(tmp_path / "s", [(odd, work[0][1]), *work[1:]])))
-    assert "did NOT see the same data: order 16 seed 0" in text
+    assert "did NOT see the same data" in text
+    assert "differ): order 16 seed 0. Do not compare them." in text
+
+
+def test_the_first_ten_batches_are_what_is_called_identical(tmp_path: Path):
+    text = render(read_sweep(write_sweep(tmp_path / "s", small({"rnn": 0.1, "gru": 1.0}))))
+    assert "the first ten training batches are identical" in text
+
+
+def test_a_run_that_ended_before_ten_batches_is_no_false_alarm(tmp_path: Path):
+    """Its hash covers fewer batches, so only that of the first one can be compared."""
+    early = training("rnn", 16, 0, 0.0, status="diverged", metrics={"data_sha256": "of three", "steps": 0})
+    work: list[Work] = [(early, {}), *small({"gru": 1.0, "lstm": 1.0})]
+    assert facts.data_identity(read_sweep(write_sweep(tmp_path / "s", work))) == (1, [])
 
 
 def test_a_canary_that_solves_a_task_is_a_warning(tmp_path: Path):
@@ -465,7 +488,7 @@ def test_gradients_of_a_bidirectional_model_are_fitted_at_the_near_end(tmp_path:
     work: list[Work] = [
         (training("bilstm", 16, seed, 0.5, metrics={"causal": False}), both) for seed in range(2)
     ] + [(training("rnn", 16, seed, 0.5), tables(0.5, 0.7)) for seed in range(2)]
-    found = {flow.label: flow for flow in flows(read_sweep(write_sweep(tmp_path / "s", work)))}
+    found = {flow.label: flow for flow in flowing(read_sweep(write_sweep(tmp_path / "s", work)))}
     assert found["bilstm"].two_ended
     assert found["bilstm"].decay.factor == pytest.approx(0.5)
     assert not found["rnn"].two_ended
@@ -474,7 +497,9 @@ def test_gradients_of_a_bidirectional_model_are_fitted_at_the_near_end(tmp_path:
 
 def test_the_verdict_names_better_and_the_reference(tmp_path: Path):
     sweep = read_sweep(write_sweep(tmp_path / "s", usual({"rnn": 0.12, "gru": 0.998})))
-    lines = {v.label: v.line for v in verdicts(sweep, cells(sweep), flows(sweep), compare(sweep, whole=True))}
+    lines = {
+        v.label: v.line for v in verdicts(sweep, cells(sweep), flowing(sweep), compare(sweep, whole=True))
+    }
     assert lines["rnn"].startswith("rnn: the reference")
     assert "better than rnn on order" in lines["gru"]
     assert "solves order at T=16, 32" in lines["gru"].lower().replace("t=", "T=")
@@ -558,7 +583,7 @@ def test_terminal_summary_names_failures_and_fails(tmp_path: Path):
 
 def test_terminal_summary_of_nothing(tmp_path: Path):
     code, text = finish(write_sweep(tmp_path / "s", []), tmp_path / "reports", 60)
-    assert code == 0
+    assert code == 1
     assert "none planned" in text
 
 
@@ -567,3 +592,211 @@ def test_accuracy_is_never_a_fake_number(tmp_path: Path):
     (cell,) = cells(sweep)
     assert math.isnan(cell.accuracy.mean)
     assert cell.note == ""
+
+
+def shown(work: list[Work], folder: Path, **plan: Any) -> str:
+    return html.unescape(render(read_sweep(write_sweep(folder, work, **plan))))
+
+
+def test_a_difference_that_only_the_correction_takes_away_is_explained(tmp_path: Path):
+    """The page never says that a difference could be detected which is smaller than the one it saw."""
+    reached = {"rnn": (0.1, 0.1, 0.2, 0.3), "gru": (0.4, 0.6, 0.5, 0.55)}
+    reached |= {f"m{i}": (0.1, 0.2, 0.1, 0.2 + 0.05 * i) for i in range(7)}
+    work: list[Work] = [
+        (training(model, 16, seed, score), {}) for model, s in reached.items() for seed, score in enumerate(s)
+    ]
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    (gru,) = [c for c in compare(sweep, whole=True) if c.label == "gru"]
+    assert gru.result.low > 0
+    words = "its own interval excludes 0, but not after correction for 8 comparisons"
+    assert gru.words == f"cannot tell (could detect {gru.judged.detectable:.2g}; {words})"
+    assert gru.judged.detectable > gru.result.mean
+    text = html.unescape(render(sweep))
+    assert text.count(words) == 2  # the verdict and the table
+    assert "after correction for 8 comparisons.</" in text or "after correction for 8 comparisons. " in text
+
+
+def test_the_test_set_counts_once_however_many_seeds(tmp_path: Path):
+    def half_width(seeds: int) -> float:
+        work: list[Work] = [(training("rnn", 16, seed, 0.8), {}) for seed in range(seeds)]
+        (cell,) = cells(read_sweep(write_sweep(tmp_path / str(seeds), work)))
+        assert cell.test.n == 200
+        return cell.test.high - cell.test.low
+
+    assert half_width(1) == half_width(10) > 0.1
+
+
+def timed(model: str, counts: dict[int, int]) -> Work:
+    """A speed record with so many steps at each rung, the last one ten times slower than the rest."""
+    run, _ = timing(model)
+    rows = [
+        (rung, mode, 1e-4 * rung * (10 if k == count - 1 else 1), 4 * rung)
+        for rung, count in counts.items() for mode in ("train", "forward") for k in range(count)
+    ]  # fmt: skip
+    names = ("rung", "mode", "step_s", "valid_tokens")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return run, {"speed": {**columns, "memory_bytes": [5e6] * len(rows)}}
+
+
+def test_few_timed_steps_have_no_percentile_and_no_exponent(tmp_path: Path):
+    work = small({"rnn": 0.5, "gru": 0.5})
+    work += [timed("rnn", {16: 7, 32: 7}), timed("gru", {16: 30, 32: 8})]
+    text = shown(work, tmp_path / "s")
+    assert ">16.00 (max of 7)<" in text
+    assert ">7, 7<" in text
+    assert ">30, 30<" in text
+    assert "max of 30" not in text
+    assert "time grows like a power of the length: gru 1.0." in text
+
+
+def with_rate(model: str, rate: float, seed: int = 0, tuned: bool | None = None, **metrics: Any) -> Work:
+    config = settings(model, 16)
+    config["train"] |= {"lr": rate} | ({} if tuned is None else {"tuned": tuned})
+    return training(model, 16, seed, 0.5, config=config, metrics=metrics), {}
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ([("rnn", 0.01), ("gru", 0.01)], "learning rate 0.01"),
+        ([("rnn", 0.01), ("gru", 0.003)], "one learning rate per model and task"),
+        ([("rnn", 0.01), ("gru", 0.003), ("gru", 0.01)], "a sweep over learning rates (gru)"),
+    ],
+)
+def test_learning_rates_in_words(tmp_path: Path, rates: list[tuple[str, float]], words: str):
+    text = shown([with_rate(*pair) for pair in rates], tmp_path / "s")
+    assert f"; {words}." in text
+    assert ("a response over learning rates is not part" in text) == ("sweep" not in words)
+
+
+def test_a_learning_rate_that_was_not_tuned_is_a_warning(tmp_path: Path):
+    work = [
+        with_rate("mine", 0.01, tuned=False), with_rate("rnn", 0.01, tuned=True),
+        with_rate("lstm", 0.01, tuned=True), with_rate("bag", 0.01, tuned=False, canary=True),
+    ]  # fmt: skip
+    assert "<li>mine: learning rate not tuned for order; rnn, lstm are.</li>" in shown(work, tmp_path / "a")
+    assert "not tuned" not in shown(work[1:], tmp_path / "b")
+    assert "not tuned" not in shown([with_rate("x", 0.1), with_rate("rnn", 0.1, tuned=True)], tmp_path / "c")
+
+
+def test_a_size_that_is_not_matched_is_a_warning(tmp_path: Path):
+    (rnn, _), (mine, _), (bag, _) = small({"rnn": 0.5, "mine": 0.5, "bag": 0.5})
+    bag = changed(bag, matched_parameters=98, canary=True)
+    text = shown([(rnn, {}), (changed(mine, matched_parameters=1015), {}), (bag, {})], tmp_path / "a")
+    assert "1,000 to 1,015 parameters, matched to 1,000 within 1.5 %" in text
+    assert "NOT matched" not in text
+    text = shown([(rnn, {}), (changed(mine, matched_parameters=1500), {}), (bag, {})], tmp_path / "b")
+    assert "Sizes are NOT matched: mine has 1,500 parameters instead of 1,000." in text
+    assert "1,000 to 1,500 parameters (shared embedding not counted)" in text
+    assert ", matched to" not in text
+
+
+def test_the_command_repeats_the_program_and_quotes(tmp_path: Path):
+    words = ["-m", "model=a,b", "task.path=/a folder/x", "x=" + "y" * 200]
+    folder = write_sweep(
+        tmp_path / "a", small({"rnn": 0.1}), program=["python", "my_layer.py"], command=words
+    )
+    expected = f"python my_layer.py -m model=a,b 'task.path=/a folder/x' x={'y' * 200}"
+    assert facts.command(read_sweep(folder)) == expected
+    assert f"repeat: {expected}\n" in finish(folder, tmp_path / "reports", 80)[1]
+    old = read_sweep(write_sweep(tmp_path / "b", [], command=["task=imdb"]))
+    assert facts.command(old) == "python -m seqbench task=imdb"
+
+
+@pytest.mark.parametrize(("norm", "said"), [(0.3, True), (1e-5, False), (0.0, False)])
+def test_only_a_healthy_norm_is_called_healthy(tmp_path: Path, norm: float, said: bool):
+    columns = tables(0.5)
+    columns["parameters"]["encoder.recurrent"] = [norm] * 5
+    assert ("which looks healthy" in shown([(training("rnn", 16, 0, 0.5), columns)], tmp_path / "s")) == said
+
+
+@pytest.mark.parametrize(
+    ("forget", "chrono", "default"), [(None, None, True), (1.0, None, False), (None, 32, False)]
+)
+def test_words_on_the_lstms_gate_hold_only_for_the_default(
+    tmp_path: Path, forget: float | None, chrono: int | None, default: bool
+):
+    config = settings("lstm", 16, forget_bias=forget, chrono=chrono)
+    work: list[Work] = [(training("lstm", 16, 0, 0.5, config=config), tables(0.5))]
+    work += [(training("rnn", 16, 0, 0.5), tables(0.5))]
+    text = shown(work, tmp_path / "s")
+    assert ("the forget gate of the LSTM stands about half open" in text) == default
+    assert text.count("(at torch's default initialisation)") == default
+
+
+def test_probes_that_measured_nothing_say_why(tmp_path: Path):
+    silent = changed(training("mine", 16, 0, 0.5), gradient_flow_not_applicable="it has no <steps>")
+    broken = changed(training("rnn", 16, 0, 0.5), gradient_flow_failed="RuntimeError: odd")
+    text = shown([(silent, {}), (broken, {})], tmp_path / "s")
+    assert "gradient_flow does not apply to mine (order: 1 run): it has no <steps>" in text
+    assert "gradient_flow failed on rnn (order: 1 run): RuntimeError: odd" in text
+    assert "Probes that measured nothing" not in shown(small({"rnn": 0.5}), tmp_path / "none")
+
+
+def test_a_gradient_of_zero_is_drawn_without_a_warning(tmp_path: Path):
+    columns = tables(0.5)
+    columns["gradient_flow"]["median"] = [0.0] * 48
+    for models in (["rnn"], ["rnn", "gru"]):
+        work: list[Work] = [
+            (training(m, 16, 0, 0.5, metrics={"causal": m == "rnn"}), columns) for m in models
+        ]
+        checked(render(read_sweep(write_sweep(tmp_path / models[-1], work))))
+
+
+def test_below_a_floor_is_slow_learning_too(tmp_path: Path):
+    text = shown(small({"rnn": 0.3, "lstm": 0.5, "gru": 0.998}, seeds=2), tmp_path / "s")
+    assert (
+        'Below "bag of tokens" (0.67), which needs less than this task asks, end rnn (0.30) and lstm' in text
+    )
+    assert "this also shows slow learning" in text
+    assert "slow learning" not in shown(small({"rnn": 0.66, "gru": 0.998}), tmp_path / "none")
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1}))
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(UsageError, match=r"^[^\n]*file.*reports_dir=FOLDER[^\n]*$"):
+            write_page(read_sweep(folder), place / "page.html")
+    code, said = finish(folder, tmp_path / "file", 200)
+    assert code == 1
+    assert "no report: " in said
+
+
+def test_nothing_finished_fails(tmp_path: Path):
+    work = small({"rnn": 0.1})
+    assert finish(write_sweep(tmp_path / "s", work, pending=1), tmp_path / "reports", 80)[0] == 1
+
+
+def test_published_scores_stand_under_their_table(tmp_path: Path):
+    described = card(reference_points={"a tutorial": 0.862, "a book, with a long name" * 4: 0.8566})
+    folder = write_sweep(tmp_path / "s", [(training("rnn", 16, 0, 0.5, card=described), {})])
+    said = finish(folder, tmp_path / "reports", 80)[1]
+    assert f"\npublished: {'a book, with a long name' * 4} 0.8566; a tutorial 0.862\n" in said
+
+
+def test_the_comparisons_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    for name in ("compare", "flow_table"):
+        whole = getattr(page, name)
+        monkeypatch.setattr(page, name, lambda *a, n=name, f=whole, **k: calls.append(n) or f(*a, **k))
+    render(read_sweep(write_sweep(tmp_path / "s", usual({"rnn": 0.1, "gru": 1.0}))))
+    assert sorted(calls) == ["compare", "compare", "flow_table"]  # of whole tasks, and of every rung
+
+
+def test_no_accuracy_above_one_is_called_detectable(tmp_path: Path):
+    reached = {"rnn": (0.1, 0.1, 0.1), "gru": (0.1, 0.9, 0.1), "lstm": (0.9, 0.1, 0.1)}
+    work: list[Work] = [
+        (training(model, 16, seed, score), {}) for model, s in reached.items() for seed, score in enumerate(s)
+    ]
+    found = compare(read_sweep(write_sweep(tmp_path / "s", work)), whole=True)
+    assert {c.words for c in found} == {"cannot tell (so few seeds could detect no difference)"}
+
+
+def test_the_verdict_of_a_difference_may_wrap_and_stands_in_sight(tmp_path: Path):
+    text = shown(small({"rnn": 0.1, "gru": 0.5}, seeds=2), tmp_path / "s")
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert re.search(r"td\.undecided[^{]*\{[^}]*white-space:normal", style)
+    assert not re.search(r"td\.(cannot|undecided)\{[^}]*nowrap", style)
+    row = text[text.index('id="differences"') :]
+    assert row.index(">verdict<") < row.index(">difference to rnn<")  # wide tables scroll: numbers go first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from typing import Any
 import pandas as pd
 
 from seqbench.report.frame import UNFINISHED, Sweep
-from seqbench.report.label import clean
+from seqbench.report.label import clean, printable
 from seqbench.report.summary import TOLERANCE, same
+from seqbench.report.task import mapping
 
 _SMOKE_SEEDS = 5
 _SHOWN_FAILURES = 30
+_MATCHED_WITHIN = 0.03  # the coarsest width grid of the default models leaves 2.1 %
+_HASHED_BATCHES = 10
 
 
 @dataclass(frozen=True)
@@ -73,20 +77,8 @@ def question(sweep: Sweep) -> str:
 def setting(sweep: Sweep) -> list[str]:
     """The setting in a few phrases, from the records."""
     phrases = [f"{seeds_in_words(sweep)}, the same for every model"]
-    real = sweep.training[sweep.training["canary"].ne(True)]
-    matched = pd.to_numeric(real["matched_parameters"], errors="coerce").dropna()
-    targets = (
-        _config_values(sweep, "match", "target")
-        if _config_values(sweep, "match", "by") == {"params"}
-        else set()
-    )
-    if len(matched):
-        low, high = int(matched.min()), int(matched.max())
-        size = f"{low:,} to {high:,} parameters" if low < high else f"{low:,} parameters"
-        if len(targets) == 1 and isinstance(target := next(iter(targets)), int) and target > 0:
-            off = max(abs(low - target), abs(high - target)) / target
-            size += f", matched to {target:,} within {100 * off:.1f} % (shared embedding not counted)"
-        phrases.append(size)
+    if counted := sizes(sweep):
+        phrases.append(_size_in_words(counted))
     steps = sorted(s for s in _config_values(sweep, "train", "steps") if isinstance(s, int))
     if epochs := _config_values(sweep, "train", "epochs"):
         phrases.append(
@@ -95,37 +87,125 @@ def setting(sweep: Sweep) -> list[str]:
     elif steps:
         phrases.append(f"at most {' or '.join(map(str, steps))} training steps")
     rates = _config_values(sweep, "train", "lr")
-    if rates:
-        phrases.append(
-            "one learning rate per model and task" if len(rates) > 1 else f"learning rate {rates.pop():g}"
-        )
+    if swept := swept_rates(sweep):
+        phrases.append(f"a sweep over learning rates ({', '.join(swept)})")
+    elif rates:
+        several = "one learning rate per model and task"
+        phrases.append(several if len(rates) > 1 else f"learning rate {printable(rates.pop())}")
     return phrases
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's parameters on a task without the shared embedding; ``target`` is None when none was set."""
+
+    label: str
+    task: str
+    count: int
+    target: int | None
+
+    @property
+    def off(self) -> float:
+        """Distance from the target as a share of it."""
+        return math.inf if self.target is None else abs(self.count - self.target) / self.target
+
+
+def sizes(sweep: Sweep) -> list[Size]:
+    """The different sizes of the models that have a width; canaries have no size to match."""
+    found: dict[Size, None] = {}
+    for row in sweep.training[sweep.training["canary"].ne(True)].to_dict("records"):
+        count, width = row["matched_parameters"], row["width"]
+        if isinstance(count, float) and isinstance(width, float) and 0 < count < 1e15 and width == width:  # noqa: PLR0124
+            match = sweep.config(str(row["folder"]), "match")
+            target = match.get("target") if match.get("by") == "params" else None
+            known = isinstance(target, int) and not isinstance(target, bool) and 0 < target < 1 << 50
+            found[Size(str(row["label"]), str(row["task"]), int(count), target if known else None)] = None
+    return list(found)
+
+
+def _size_in_words(counted: list[Size]) -> str:
+    low, high = min(size.count for size in counted), max(size.count for size in counted)
+    words = f"{low:,} to {high:,} parameters" if low < high else f"{low:,} parameters"
+    off = max(size.off for size in counted)
+    if off <= _MATCHED_WITHIN:
+        targets = sorted({size.target for size in counted if size.target is not None})
+        words += f", matched to {' or '.join(f'{target:,}' for target in targets)} within {100 * off:.1f} %"
+    return f"{words} (shared embedding not counted)"
+
+
+def _unmatched(sweep: Sweep) -> list[str]:
+    """Models whose size is not the one that was asked for, in words."""
+    several = len(sweep.tasks) > 1
+    off: dict[str, None] = {}
+    for size in sizes(sweep):
+        if size.target is not None and size.off > _MATCHED_WITHIN:
+            place = f" on {size.task}" if several else ""
+            off[f"{size.label} has {size.count:,} parameters{place} instead of {size.target:,}"] = None
+    return list(off)
+
+
+def _rates(sweep: Sweep, column: str) -> dict[tuple[str, str], set[float]]:
+    """The learning rates by label (or model name) and task."""
+    found: dict[tuple[str, str], set[float]] = {}
+    for row in sweep.training.to_dict("records"):
+        rate = sweep.config(str(row["folder"]), "train").get("lr")
+        if isinstance(rate, int | float):
+            found.setdefault((str(row[column]), str(row["task"])), set()).add(float(rate))
+    return found
+
+
+def swept_rates(sweep: Sweep) -> list[str]:
+    """Models that have more than one learning rate on the same task."""
+    several = [name for (name, _), rates in _rates(sweep, "model").items() if len(rates) > 1]
+    return list(dict.fromkeys(several))
+
+
+def _untuned(sweep: Sweep) -> list[str]:
+    """Of every task on which some learning rates were tuned and others not: which, in words."""
+    found = []
+    real = sweep.training[sweep.training["canary"].ne(True)]
+    for task in sweep.tasks:
+        groups: dict[bool, dict[str, None]] = {True: {}, False: {}}
+        for row in real[real["task"] == task.key].to_dict("records"):
+            tuned = sweep.config(str(row["folder"]), "train").get("tuned")
+            if isinstance(tuned, bool):
+                groups[tuned][str(row["label"])] = None
+        if groups[True] and groups[False]:
+            verb = "is" if len(groups[True]) == 1 else "are"
+            found.append(
+                f"{', '.join(groups[False])}: learning rate not tuned for {task.key}; "
+                f"{', '.join(groups[True])} {verb}."
+            )
+    return found
 
 
 def _config_values(sweep: Sweep, group: str, key: str) -> set[Any]:
     """The different plain values of a setting over all training runs."""
     found = set()
     for name in sweep.training["folder"]:
-        config = sweep.records[name].config if name in sweep.records else {}
-        part = config.get(group) if isinstance(config, Mapping) else None
-        value = part.get(key) if isinstance(part, Mapping) else None
+        value = sweep.config(name, group).get(key)
         if isinstance(value, int | float | str):
             found.add(value)
     return found
 
 
 def data_identity(sweep: Sweep) -> tuple[int, list[str]]:
-    """Whether all models saw the same data.
+    """Whether all models saw the same data: the same first ten training batches.
+
+    A run that ended earlier is compared with those of its length, and by its first batch with all.
 
     Returns:
-        How many (task, rung, seed) were compared between models, and those whose first batches differ.
+        How many (task, rung, seed) were compared between models, and those whose batches differ.
     """
-    known = _with_text(sweep.training, "first_batch_sha256")
+    known = _with_text(sweep.training, "data_sha256")
     compared, differing = 0, []
     for (task, rung, seed), group in known.groupby(["task", "rung", "seed"], sort=False, dropna=False):
         if group["label"].nunique() > 1:
             compared += 1
-            if group["first_batch_sha256"].nunique() > 1:
+            whole = group[group["status"] == "done"]
+            batches = pd.to_numeric(whole["steps"], errors="coerce").clip(upper=_HASHED_BATCHES)
+            hashes_of = whole["data_sha256"].groupby(batches.fillna(_HASHED_BATCHES)).nunique()
+            if group["first_batch_sha256"].nunique() > 1 or (hashes_of > 1).any():
                 differing.append(f"{task}{'' if rung is pd.NA else f' {rung}'} seed {seed}")
     return compared, differing
 
@@ -193,8 +273,12 @@ def warnings(sweep: Sweep) -> list[str]:
     _, differing = data_identity(sweep)
     if differing:
         found.append(
-            f"The models did NOT see the same data: {', '.join(differing[:8])}. Do not compare them."
+            "The models did NOT see the same data (their first ten training batches differ): "
+            f"{', '.join(differing[:8])}. Do not compare them."
         )
+    if off := _unmatched(sweep):
+        found.append(f"Sizes are NOT matched: {'; '.join(off[:8])}.")
+    found += _untuned(sweep)
     if good := canaries(sweep):
         told = ", ".join(good)
         found.append(
@@ -217,7 +301,26 @@ def warnings(sweep: Sweep) -> list[str]:
 
 def command(sweep: Sweep) -> str:
     """The command that made the sweep."""
-    return f"python -m seqbench {shlex.join(sweep.command)}".strip()
+    return shlex.join([*(sweep.program or ["python", "-m", "seqbench"]), *sweep.command])
+
+
+def silent_probes(sweep: Sweep) -> list[str]:
+    """Probes that measured nothing: which, on which model, why."""
+    found: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    ways = {"_not_applicable": "does not apply to", "_failed": "failed on"}
+    for row in sweep.training.to_dict("records"):
+        run = sweep.records.get(str(row["folder"]))
+        for name, reason in mapping(run.metrics if run else None).items():
+            for suffix, way in ways.items():
+                if str(name).endswith(suffix) and isinstance(reason, str):
+                    probe = clean(str(name).removesuffix(suffix), 60)
+                    tasks = found.setdefault((probe, way, str(row["label"]), clean(reason, 300)), {})
+                    tasks[str(row["task"])] = tasks.get(str(row["task"]), 0) + 1
+    told = []
+    for (probe, way, label, reason), tasks in list(found.items())[:_SHOWN_FAILURES]:
+        places = ", ".join(f"{task}: {count} run{'s' if count > 1 else ''}" for task, count in tasks.items())
+        told.append(f"{probe} {way} {label} ({places}): {reason}")
+    return told
 
 
 def hashes(sweep: Sweep) -> list[tuple[str, str, str]]:

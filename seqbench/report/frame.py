@@ -44,15 +44,17 @@ class Sweep:
 
     Attributes:
         runs: one row per planned run, with its status and metrics.
+        command, program: what followed the program's name, and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
         labels: models in the order of the plan.
-        settings: configuration, environment and card of each run that has a record, by folder.
+        records: each run that has a record, by folder.
         problems: what could not be read, in words.
     """
 
     folder: Path
     name: str
     command: list[str]
+    program: list[str]
     reference: str | None
     labels: list[str]
     tasks: list[Task]
@@ -71,6 +73,11 @@ class Sweep:
         if name not in self._tables:
             self._tables[name] = _read_tables(self, name)
         return self._tables[name]
+
+    def config(self, folder: str, group: str) -> Mapping[str, Any]:
+        """A group of a run's settings as its record has them; empty without a record."""
+        run = self.records.get(folder)
+        return mapping(mapping(run.config).get(group)) if run else {}
 
     @property
     def training(self) -> pd.DataFrame:
@@ -108,7 +115,8 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(
         folder=folder,
         name=clean(folder.resolve().name, 200),
-        command=[clean(word, 500) for word in _list(plan.get("command"))[:200]],
+        command=_words(plan.get("command")),
+        program=_words(plan.get("program")),
         reference=_reference(runs, labels, plan.get("reference")),
         labels=labels,
         tasks=read_tasks(runs, found),
@@ -159,6 +167,10 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _words(value: object) -> list[str]:
+    return [clean(word, 500) for word in _list(value)[:200]]
+
+
 def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[str, list[str]]]:
     """Settings that differ among runs of the same model (on one task), and of the same task."""
     models: dict[Any, list[dict[str, str]]] = {}
@@ -167,8 +179,13 @@ def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[s
         settings = flat(entry["config"], MODEL_SETTINGS)
         models.setdefault((entry["model"], entry["task"]), []).append(settings)
         tasks.setdefault(entry["task"], []).append(_task_settings(entry))
-    by_model = {key: differing(found) for key, found in models.items()}
+    by_model = {key: _telling(differing(found)) for key, found in models.items()}
     return by_model, {key: differing(found) for key, found in tasks.items()}
+
+
+def _telling(keys: list[str]) -> list[str]:
+    """Without the remark on the learning rate's origin, where another setting tells runs apart."""
+    return [key for key in keys if key != "train.tuned"] or keys
 
 
 def _task_settings(entry: Mapping[str, Any]) -> dict[str, str]:

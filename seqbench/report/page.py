@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots import gradient, learning, length, norms, speed
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Cell, cells, flows, speeds, status_counts
+from seqbench.report.summary import Cell, cells, flow_table, flows, speeds, status_counts
 from seqbench.report.verdict import compare, headline, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -40,7 +41,7 @@ def write_page(sweep: Sweep, out: Path) -> Path:
     """Render the page and put it in place in one step.
 
     Raises:
-        UsageError: ``out`` cannot be written.
+        UsageError: ``out`` cannot be written; names the settings for another place.
     """
     html = render(sweep)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -49,8 +50,10 @@ def write_page(sweep: Sweep, out: Path) -> Path:
         temporary.write_text(html, encoding="utf-8")
         temporary.replace(out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"{out}: {error.strerror}; give another place with --out FILE") from None
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        fix = "choose another folder with reports_dir=FOLDER (python -m seqbench.report: --out FILE)"
+        raise UsageError(f"{out}: {error.strerror or error}; {fix}") from None
     return out
 
 
@@ -83,7 +86,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
     """Everything the template shows."""
     sweep.read_all()
     grid = cells(sweep)
-    found = flows(sweep)
+    chosen = flow_table(sweep)
+    found = flows(sweep, chosen)
     timed = speeds(sweep)
     rungs = compare(sweep, whole=False)
     whole = compare(sweep, whole=True)
@@ -96,6 +100,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "setting": facts.setting(sweep),
         "smoke": facts.seeds_in_words(sweep).startswith("smoke"),
         "warnings": facts.warnings(sweep),
+        "probes": facts.silent_probes(sweep),
+        "rates_swept": bool(facts.swept_rates(sweep)),
         "headline": headline(sweep, grid),
         "verdicts": verdicts(sweep, grid, found, whole),
         "comparisons": max((c.judged.comparisons for c in whole), default=0),
@@ -106,7 +112,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "differences": tables.differences(whole, reference) if whole else None,
         "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
         "ladders": drawn(curves(sweep, grid, ladder=True)),
-        "gradient": drawn([gradient.plot(sweep, found)]),
+        "gradient": drawn([gradient.plot(sweep, chosen, found)]),
         "gradient_table": tables.gradients(found) if found else None,
         "derivative": gradient.WHICH,
         "lengths": drawn(length.plot(t, grid, sweep.labels, i) for i, t in enumerate(sweep.tasks)),

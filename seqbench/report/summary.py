@@ -12,6 +12,8 @@ from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.task import Task
 
 TOLERANCE = 0.02
+FEWEST_FOR_P90 = 20
+_MOST_ANSWERS = 1 << 40
 _RISE = 30.0  # a curve with two ends falls to less than a thirtieth of both
 
 
@@ -24,7 +26,8 @@ class Cell:
         solved: how many of them solved the task.
         accuracy: test accuracy over seeds; a diverged run counts as the lowest floor.
         scores: the accuracies themselves.
-        test: Wilson interval of the pooled test answers (sampling error of the test set alone).
+        test: Wilson interval of the mean accuracy for the answers of one test set: the sampling error of
+            that set alone. Seeds do not add answers, since a fixed test set is the same for each of them.
         steps, cpu_s: censored medians until solved; None when fewer than half solved.
         note: how the accuracy stands to the floors, in words.
     """
@@ -83,8 +86,6 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
     scores = [float(score) for score in scored(task, rung, ended).dropna()]
     accuracy = stats.mean_interval(scores)
     others = runs[~runs["status"].isin(["done", "diverged"])]["status"].value_counts()
-    answers = pd.to_numeric(ended["test_answers"], errors="coerce").fillna(0)
-    right = (pd.to_numeric(ended["test_accuracy"], errors="coerce").fillna(0) * answers).sum()
     return Cell(
         task=task,
         rung=rung,
@@ -96,11 +97,21 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
         solved=int(solved.sum()),
         accuracy=accuracy,
         scores=tuple(scores),
-        test=stats.wilson(round(right), int(answers.sum())),
+        test=_test_set_alone(ended),
         steps=stats.censored_median(_times(ended, solved, "solved_step")),
         cpu_s=stats.censored_median(_times(ended, solved, "solved_cpu_s")),
         note=note(scores, task.floors(rung)),
     )
+
+
+def _test_set_alone(runs: pd.DataFrame) -> stats.Interval:
+    accuracy = pd.to_numeric(runs["test_accuracy"], errors="coerce").astype(float)
+    answers = pd.to_numeric(runs["test_answers"], errors="coerce").astype(float)
+    known = accuracy.between(0, 1) & answers.between(1, _MOST_ANSWERS)
+    if not known.any():
+        return stats.wilson(0, 0)
+    one = round(answers[known].median())
+    return stats.wilson(round(float(accuracy[known].mean()) * one), one)
 
 
 def _times(runs: pd.DataFrame, solved: pd.Series, column: str) -> list[float | None]:
@@ -147,6 +158,14 @@ def standing(accuracy: float, floors: dict[str, float]) -> str:
     return ""
 
 
+def default_gates(sweep: Sweep, label: str) -> bool:
+    """Whether a model has a forget gate that starts as torch draws it."""
+    names = sweep.training[sweep.training["label"] == label]["folder"]
+    models = [sweep.config(name, "model") for name in names if name in sweep.records]
+    keys = ("forget_bias", "chrono")
+    return bool(models) and all(key in model and model[key] is None for model in models for key in keys)
+
+
 def status_counts(sweep: Sweep) -> dict[str, int]:
     """How many runs have each status, done first."""
     counts = sweep.runs["status"].value_counts()
@@ -184,9 +203,12 @@ def flow_table(sweep: Sweep) -> tuple[Task, int | None, pd.DataFrame] | None:
     return task, rung, chosen
 
 
-def flows(sweep: Sweep) -> list[Flow]:
-    """Decay of the gradient for every model at the start and the end of training."""
-    chosen = flow_table(sweep)
+def flows(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None) -> list[Flow]:
+    """Decay of the gradient for every model at the start and the end of training.
+
+    Args:
+        chosen: what :func:`flow_table` found.
+    """
     if chosen is None:
         return []
     table = chosen[2]
@@ -212,8 +234,9 @@ def _flow(label: str, moment: str, curves: pd.DataFrame, both_ways: bool) -> Flo
     fitted = [curve[curve["distance"] <= reach] for curve in by_seed]
     decay = stats.decay([(curve["distance"], curve["median"]) for curve in fitted])
     far_distance = int(reach)
-    far = middle[middle.index <= reach].iloc[-1] / middle.iloc[0] if len(middle) else math.nan
-    return Flow(label, moment, decay, two_ended, float(far), far_distance)
+    near = float(middle.iloc[0]) if len(middle) else 0.0
+    far = float(middle[middle.index <= reach].iloc[-1]) / near if near > 0 else math.nan
+    return Flow(label, moment, decay, two_ended, far, far_distance)
 
 
 def _complete(curve: pd.DataFrame) -> pd.DataFrame:
@@ -227,11 +250,12 @@ def speeds(sweep: Sweep) -> pd.DataFrame:
     """One row per task, model, rung and mode.
 
     Returns:
-        ``median_s, p90_s, valid_tokens_per_s, memory_bytes, timed`` beside ``task, label, rung, mode``.
+        ``median_s, slow_s, valid_tokens_per_s, memory_bytes, timed`` beside ``task, label, rung, mode``;
+        ``slow_s`` is the 90th percentile, or the maximum of fewer than :data:`FEWEST_FOR_P90` steps.
     """
     table = sweep.table("speed")
     keys = ["task", "label", "rung", "mode"]
-    columns = [*keys, "median_s", "p90_s", "valid_tokens_per_s", "memory_bytes", "timed"]
+    columns = [*keys, "median_s", "slow_s", "valid_tokens_per_s", "memory_bytes", "timed"]
     table = table[table["step_s"].gt(0) & table["valid_tokens"].notna()]
     rows = []
     for (task, label, rung, mode), group in table.groupby(keys, sort=False, dropna=False):
@@ -242,7 +266,7 @@ def speeds(sweep: Sweep) -> pd.DataFrame:
                 "rung": rung,
                 "mode": mode,
                 "median_s": group["step_s"].median(),
-                "p90_s": group["step_s"].quantile(0.9),
+                "slow_s": group["step_s"].quantile(0.9 if len(group) >= FEWEST_FOR_P90 else 1.0),
                 "valid_tokens_per_s": group["valid_tokens"].sum() / group["step_s"].sum(),
                 "memory_bytes": group["memory_bytes"].max(),
                 "timed": len(group),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import Cell, Flow, same
+from seqbench.report.summary import FEWEST_FOR_P90, Cell, Flow, same
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, signed
 
@@ -150,8 +150,8 @@ def _outcome(cell: Cell, solvable: bool) -> list[Entry]:
 def differences(comparisons: list[Comparison], reference: str) -> Table:
     """Paired differences to the reference."""
     heads = [
-        ("task", False), ("model", False), (f"difference to {reference}", True), ("95 % interval", True),
-        ("p (Holm)", True), ("p (sign flips)", True), ("seeds", True), ("verdict", False),
+        ("task", False), ("model", False), ("verdict", False), (f"difference to {reference}", True),
+        ("95 % interval", True), ("p (Holm)", True), ("p (sign flips)", True), ("seeds", True),
     ]  # fmt: skip
     rows = []
     for c in comparisons:
@@ -166,12 +166,12 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
             [
                 text(place),
                 model(c.label),
+                text(c.words, c.judged.outcome.name.lower()),
                 Entry(signed(r.mean, 3), r.mean),
                 text(ends),
                 number(c.judged.p, "{:.2g}"),
                 number(r.p_flip, "{:.2g}"),
                 number(r.n, "{}"),
-                text(c.words, c.judged.outcome.name.lower()),
             ]
         )
     averaged = (
@@ -213,8 +213,8 @@ def costs(sweep: Sweep, speeds: pd.DataFrame, *, longest: bool) -> Table:
     """Size, speed and memory; at the longest trained rung of each task, or at every timed one."""
     heads = [
         ("task", False), ("model", False), ("parameters", True), ("width", True), ("train step (ms)", True),
-        ("p90 (ms)", True), ("forward (ms)", True), ("valid tokens/s", True), ("peak memory (MB)", True),
-        ("CPU s to train", True), ("kernel", False),
+        ("p90 or max (ms)", True), ("forward (ms)", True), ("timed steps (train, forward)", True),
+        ("valid tokens/s", True), ("peak memory (MB)", True), ("CPU s to train", True), ("kernel", False),
     ]  # fmt: skip
     rows = []
     for task in sweep.tasks:
@@ -241,13 +241,27 @@ def _cost(sweep: Sweep, speeds: pd.DataFrame, task: Task, rung: int | None, labe
         number(_first(runs["parameters"]), "{:,.0f}"),
         number(_first(runs["width"]), "{:.0f}"),
         number(None if train is None else 1e3 * train["median_s"], "{:.2f}"),
-        number(None if train is None else 1e3 * train["p90_s"], "{:.2f}"),
+        _slow(train),
         number(None if forward is None else 1e3 * forward["median_s"], "{:.2f}"),
+        _timed(train, forward),
         number(None if train is None else train["valid_tokens_per_s"], "{:,.0f}"),
         number(None if train is None else train["memory_bytes"] / 1e6, "{:.0f}"),
         number(_middle(trained["train_cpu_s"]), "{:.2f}"),
         text(_first_text(runs["kernel"])),
     ]
+
+
+def _slow(step: pd.Series | None) -> Entry:
+    """The 90th percentile, or the maximum of steps that are too few to have one, in milliseconds."""
+    if step is None:
+        return number(None)
+    count = int(step["timed"])
+    return number(1e3 * step["slow_s"], "{:.2f}" if count >= FEWEST_FOR_P90 else f"{{:.2f}} (max of {count})")
+
+
+def _timed(train: pd.Series | None, forward: pd.Series | None) -> Entry:
+    counts = [NONE if step is None else str(int(step["timed"])) for step in (train, forward)]
+    return Entry(", ".join(counts), math.inf if train is None else float(train["timed"]))
 
 
 def _first(values: pd.Series) -> float | None:
@@ -276,9 +290,7 @@ def settings(sweep: Sweep) -> Table:
     ]  # fmt: skip
     rows = []
     for (task, label), runs in sweep.training.groupby(["task", "label"], sort=False):
-        run = next((sweep.records[name] for name in runs["folder"] if name in sweep.records), None)
-        config = run.config.get("train") if run and isinstance(run.config, dict) else None
-        train = config if isinstance(config, dict) else {}
+        train = next((found for name in runs["folder"] if (found := sweep.config(name, "train"))), {})
         cells = [_setting(train.get(key)) for key in keys]
         if isinstance(epochs := train.get("epochs"), int | float):
             cells[1] = number(epochs, "{:g} passes")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from seqbench import stats
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import Cell, Flow, same, scored
+from seqbench.report.summary import Cell, Flow, default_gates, same, scored
 from seqbench.report.task import Task
 
 
@@ -47,7 +47,8 @@ def doubt(judged: stats.Verdict) -> str:
     """What an undecided comparison could have found, and whether it would count without the others."""
     if judged.outcome is not stats.Outcome.UNDECIDED:
         return ""
-    found = f"could detect {judged.detectable:.2g}"
+    possible = judged.detectable < 1  # no two accuracies differ by more
+    found = f"could detect {judged.detectable:.2g}" if possible else "so few seeds could detect no difference"
     if judged.alone:
         tests = judged.comparisons
         found += f"; its own interval excludes 0, but not after correction for {tests} comparisons"
@@ -62,6 +63,7 @@ class Verdict:
         solves: what it solves, in words.
         against: the comparison with the reference, in words.
         gradient: how its gradient falls before training.
+        remark: what holds for all of it, in brackets at the end.
         tone: "good", "bad" or "plain": the colour of the line, never its only sign.
     """
 
@@ -69,6 +71,7 @@ class Verdict:
     solves: str
     against: str
     gradient: str
+    remark: str
     tone: str
 
     @property
@@ -80,7 +83,9 @@ class Verdict:
     def words(self) -> str:
         """The verdict without the model's name."""
         parts = [part for part in (self.against or "no result yet", self.solves, self.gradient) if part]
-        return ". ".join([*parts[:1], *(part[:1].upper() + part[1:] for part in parts[1:])]) + "."
+        return (
+            ". ".join([*parts[:1], *(part[:1].upper() + part[1:] for part in parts[1:])]) + self.remark + "."
+        )
 
 
 def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
@@ -145,7 +150,8 @@ def _verdict(
     mark = label not in set(pooled)  # a readout over all steps hides what the layer does to gradients
     start = next((f for f in found if mark and f.label == label and f.moment == "init"), None)
     against = "the reference" if label == sweep.reference else _against(theirs, sweep.reference or "")
-    return Verdict(label, solves, against, _gradient(start), _tone(theirs))
+    remark = " (at torch's default initialisation)" if default_gates(sweep, label) else ""
+    return Verdict(label, solves, against, _gradient(start), remark, _tone(theirs))
 
 
 def _tone(comparisons: list[Comparison]) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Flow, flow_table, same
+from seqbench.report.summary import Flow, default_gates, same
+from seqbench.report.task import Task
 from seqbench.report.verdict import words_list
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MOMENTS = {"init": "before training", "final": "after training"}
 _SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 _SHOW_LIMIT_BELOW = 1e-15
+_HEALTHY = 1e-3
 WHICH = (
     "A model can only learn to use an early token if the loss depends on it measurably. The curves show "
     "|dL/dxₜ|: the derivative of one answer's loss with respect to the vector that enters the layer at step "
@@ -29,9 +31,14 @@ WHICH = (
 )
 
 
-def plot(sweep: Sweep, found: list[Flow]) -> Plot | None:
-    """The gradient-flow figure of the rung that reaches back farthest, or None without the probe."""
-    chosen = flow_table(sweep)
+def plot(
+    sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None, found: list[Flow]
+) -> Plot | None:
+    """The gradient-flow figure of the rung that reaches back farthest, or None without the probe.
+
+    Args:
+        chosen: that task and rung with its table.
+    """
     if chosen is None or not found:
         return None
     task, rung, table = chosen
@@ -51,7 +58,7 @@ def plot(sweep: Sweep, found: list[Flow]) -> Plot | None:
             "line keeps the gradient; the number beside a name is what remains after one more step; lines "
             f"are medians over seeds, bands reach from the lowest to the highest seed{near}"
         ),
-        shows=shows(sweep, found),
+        shows=shows(sweep, task, rung, found),
     )
 
 
@@ -75,6 +82,7 @@ def _band(panel: Axes, curves: pd.DataFrame, style: theme.Style, name: str) -> N
     seeds = curves[whole & (curves["median"] > 0)].groupby("distance")["median"]
     middle, low, high = seeds.median(), seeds.min(), seeds.max()
     if middle.empty:
+        panel.plot([], [], **style.marked(), label=f"{name}: none")
         return
     every = max(1, len(middle) // 10)
     panel.plot(middle.index, middle, **style.marked(), markevery=every, label=name)
@@ -113,7 +121,7 @@ def decades(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(first, last + 1) if power % every == 0]
 
 
-def shows(sweep: Sweep, found: list[Flow]) -> str:
+def shows(sweep: Sweep, task: Task, rung: int | None, found: list[Flow]) -> str:
     """How fast each gradient falls, what training changed, and what a weight's gradient would have said."""
     start = {f.label: f for f in found if f.moment == "init" and math.isfinite(f.decay.factor)}
     end = {f.label: f for f in found if f.moment == "final" and math.isfinite(f.decay.factor)}
@@ -129,7 +137,7 @@ def shows(sweep: Sweep, found: list[Flow]) -> str:
         )
     if keeping:
         sentences.append(f"It does not vanish with distance in {words_list(keeping)}.")
-    sentences += _gates(start) + _direct(sweep)
+    sentences += _gates(sweep, start) + _direct(sweep)
     opened = [
         f"{label} (\N{MULTIPLICATION SIGN}{start[label].decay.factor:.2f} to {end[label].decay.factor:.2f})"
         for label in start
@@ -137,13 +145,15 @@ def shows(sweep: Sweep, found: list[Flow]) -> str:
     ]
     if opened:
         sentences.append(f"Training itself raised what remains per step in {words_list(opened)}.")
-    hidden = _weight(sweep, start)
-    return " ".join([*sentences, *([hidden] if hidden else [])])
+    hidden = _weight(sweep, task, rung, start)
+    return (
+        " ".join([*sentences, *([hidden] if hidden else [])]) or "No gradient arrives that could be fitted."
+    )
 
 
-def _gates(start: dict[str, Flow]) -> list[str]:
+def _gates(sweep: Sweep, start: dict[str, Flow]) -> list[str]:
     """A gated model that starts out like the plain recurrent network deserves a word."""
-    if "rnn" not in start or "lstm" not in start:
+    if "rnn" not in start or "lstm" not in start or not default_gates(sweep, "lstm"):
         return []
     rnn, lstm = start["rnn"].decay, start["lstm"].decay
     if lstm.factor > 0.8:
@@ -183,16 +193,13 @@ def scientific(value: float) -> str:
     return f"{value / 10.0**exponent:.0f}·{theme.power_of_ten(10.0**exponent)}"
 
 
-def _weight(sweep: Sweep, start: dict[str, Flow]) -> str:
-    """The gradient of the fastest vanishing model's recurrent weight at the first step."""
-    if not start or flow_table(sweep) is None:
+def _weight(sweep: Sweep, task: Task, rung: int | None, start: dict[str, Flow]) -> str:
+    """The first gradient of the fastest vanishing model's recurrent weight, when it looks healthy."""
+    if not start:
         return ""
     worst = min(start.values(), key=lambda f: f.decay.factor)
     if worst.decay.factor > 0.9:
         return ""
-    chosen = flow_table(sweep)
-    assert chosen is not None
-    task, rung, _ = chosen
     table = sweep.table("parameters")
     here = table[(table["label"] == worst.label) & (table["task"] == task.key) & same(table["rung"], rung)]
     names = [name for name in here.columns if "recurrent" in str(name) or "weight_hh" in str(name)]
@@ -200,6 +207,8 @@ def _weight(sweep: Sweep, start: dict[str, Flow]) -> str:
     if not known:
         return ""
     norm = float(here[here["step"] == here["step"].min()][known[0]].median())
+    if not norm > _HEALTHY:
+        return ""
     return (
         f"The gradient of {worst.label}'s recurrent weight at the first step has the norm {norm:.2g}, "
         "which looks healthy: that is how a weight's gradient hides the vanishing."

@@ -9,9 +9,9 @@ import pandas as pd
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Cell, same
+from seqbench.report.summary import TOLERANCE, Cell, same
 from seqbench.report.task import Task
-from seqbench.report.verdict import words_list
+from seqbench.report.verdict import at, words_list
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
         if times:
             told = ", ".join(f"{words_list(names)} after {steps:.0f}" for steps, names in times.items())
             sentences.append(f"Median steps to solve {task.at(rung)}: {told}.")
-    sentences += stuck(task, grid, labels)
+    sentences += stuck(task, grid, labels) + unfinished(task, grid, labels)
     if task.solved_at is None:
         sentences += [
             f"{cell.label} ends at {cell.accuracy.mean:.3f} on the test set."
@@ -95,6 +95,38 @@ def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
             if cell.finished
         ]
     return " ".join(sentences) or "No run has finished yet."
+
+
+def unfinished(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:
+    """Models that end below a floor which needs less than the task asks: slow learning is part of that."""
+    if task.solved_at is None:
+        return []
+    names = dict.fromkeys(name for rung in task.rungs for name in list(task.floors(rung))[1:])
+    found = []
+    for name in names:
+        below = [
+            cell
+            for cell in grid
+            if cell.finished and not cell.solved
+            and cell.accuracy.mean < task.floors(cell.rung).get(name, 0.0) - TOLERANCE
+        ]  # fmt: skip
+        told = []
+        for label in labels:
+            mine = [
+                f"{cell.accuracy.mean:.2f}" + (at(task, cell.rung, " at ") if len(task.rungs) > 1 else "")
+                for cell in below
+                if cell.label == label
+            ]
+            told += [f"{label} ({', '.join(mine)})"] if mine else []
+        levels = sorted({f"{task.floors(cell.rung)[name]:.2f}" for cell in below})
+        if told:
+            end = "ends" if len(told) == 1 else "end"
+            found.append(
+                f'Below "{name}" ({" to ".join([levels[0], *levels[1:][-1:]])}), which needs less than this '
+                f"task asks, {end} {words_list(told)}: under-trained at this budget rather than shown "
+                "incapable, for at equal steps this also shows slow learning."
+            )
+    return found
 
 
 def stuck(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:

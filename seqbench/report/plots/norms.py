@@ -22,9 +22,8 @@ _SMOOTH = 11
 def clip_limits(sweep: Sweep) -> dict[str, float]:
     """The clipping norm of each run's folder; runs without clipping are left out."""
     limits = {}
-    for folder, run in sweep.records.items():
-        train = run.config.get("train") if isinstance(run.config, dict) else None
-        clip = train.get("clip") if isinstance(train, dict) else None
+    for folder in sweep.records:
+        clip = sweep.config(folder, "train").get("clip")
         if isinstance(clip, int | float) and clip > 0:
             limits[folder] = float(clip)
     return limits

@@ -9,6 +9,7 @@ import pandas as pd
 
 from seqbench.report import theme
 from seqbench.report.plots.base import Plot
+from seqbench.report.summary import FEWEST_FOR_P90
 from seqbench.report.task import Task
 from seqbench.report.verdict import words_list
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FEWEST_FOR_POWER = 8
 _MODES = {"train": "training step", "forward": "forward pass"}
 
 
@@ -30,15 +32,16 @@ def plot(task: Task, speeds: pd.DataFrame, labels: list[str], number: int) -> Pl
         draw=lambda: draw(here, task, labels),
         how=(
             "both axes are logarithmic, so equal slopes are equal powers of the length; points are medians "
-            "of single timed steps, the bar above a point reaches to the 90th percentile; tokens per second "
-            "count real tokens only, never padding"
+            "of single timed steps, the bar above a point reaches to the 90th percentile of at least "
+            f"{FEWEST_FOR_P90} steps, and to the slowest of fewer; tokens per second count real tokens only, "
+            "never padding"
         ),
         shows=shows(here, task, labels),
     )
 
 
 def draw(speeds: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
-    """Draw ``label, rung, mode, median_s, p90_s, valid_tokens_per_s``."""
+    """Draw ``label, rung, mode, median_s, slow_s, valid_tokens_per_s``."""
     chosen = {label: style for label, style in theme.styles(labels).items() if label in set(speeds["label"])}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, axes = theme.panels(4, 2.2, chosen, sharex=True)
@@ -59,8 +62,8 @@ def draw(speeds: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
 
 
 def _times(panel: Axes, line: pd.DataFrame, style: theme.Style) -> None:
-    """Median with a bar to the 90th percentile, in milliseconds."""
-    middle, slow = 1e3 * line["median_s"], 1e3 * line["p90_s"]
+    """Median with a bar to the slow steps, in milliseconds."""
+    middle, slow = 1e3 * line["median_s"], 1e3 * line["slow_s"]
     panel.plot(line["rung"], middle, **style.marked())
     panel.vlines(line["rung"], middle, slow, color=style.colour, linewidth=1)
 
@@ -89,9 +92,12 @@ def _plain(value: float, _: object = None) -> str:
 
 
 def exponent(line: pd.DataFrame) -> float:
-    """How the median step time grows between the two longest lengths: the power of the length."""
+    """How the median step time grows between the two longest lengths: the power of the length.
+
+    NaN when either was timed for too few steps.
+    """
     last = line.sort_values("rung").tail(2)
-    if len(last) < 2 or (last["median_s"] <= 0).any():
+    if len(last) < 2 or (last["median_s"] <= 0).any() or (last["timed"] < _FEWEST_FOR_POWER).any():
         return math.nan
     times, rungs = last["median_s"].tolist(), last["rung"].astype(float).tolist()
     return math.log(times[1] / times[0]) / math.log(rungs[1] / rungs[0])
