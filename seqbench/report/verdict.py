@@ -150,7 +150,8 @@ def _verdict(
     mark = label not in set(pooled)  # a readout over all steps hides what the layer does to gradients
     start = next((f for f in found if mark and f.label == label and f.moment == "init"), None)
     against = "the reference" if label == sweep.reference else _against(theirs, sweep.reference or "")
-    remark = " (at torch's default initialisation)" if default_gates(sweep, label) else ""
+    shown = start is not None and default_gates(sweep, label)
+    remark = " (at torch's default initialisation)" if shown else ""
     return Verdict(label, solves, against, _gradient(start), remark, _tone(theirs))
 
 
