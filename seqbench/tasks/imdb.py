@@ -81,7 +81,8 @@ class IMDb(TaskConfig):
             else "telling two classes of texts apart",
             definition=(
                 f"Data: {self._origin()}; lower-case words, '!' and '?'; "
-                f"the {self.vocabulary - text.FIRST_WORD:,} most frequent words of the training part; the last {self.max_tokens} words of each review; "
+                f"the {self.vocabulary - text.FIRST_WORD:,} most frequent words of the training part; "
+                f"the last {self.max_tokens} words of each review; "
                 f"{self.valid_share:.0%} of the training split, the same for every seed, is validation; the "
                 "test split is read once, after training"
             ),
