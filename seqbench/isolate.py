@@ -18,7 +18,8 @@ from seqbench import environment, records
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.plan import Unit
-from seqbench.records import DamagedRecord, Run
+from seqbench.records import Run
+from seqbench.store import DamagedFile
 
 _POLL_S = 0.25
 _LAST_LINES = 5
@@ -101,8 +102,8 @@ class Pool:
             message = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             status = "killed" if code is not None and code < 0 else "failed"
             return write_failure(child.unit, status, "ProcessEnded", message)
-        except DamagedRecord as error:
-            return write_failure(child.unit, "damaged", "DamagedRecord", str(error))
+        except DamagedFile as error:
+            return write_failure(child.unit, "damaged", "DamagedFile", str(error))
 
     def _enforce_limits(self) -> None:
         for child in list(self._running):
@@ -143,7 +144,7 @@ def _end(child: Child, status: str, kind: str, message: str) -> None:
     _kill(child)
     try:
         records.read_run(child.unit.folder)
-    except (FileNotFoundError, DamagedRecord):
+    except (FileNotFoundError, DamagedFile):
         write_failure(child.unit, status, kind, message)
 
 

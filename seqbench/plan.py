@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, records
+from seqbench import environment, records, store
 from seqbench.config import Job, settings
-from seqbench.records import DamagedRecord, Run
+from seqbench.records import Run
+from seqbench.store import DamagedFile
 
 THREADS = 1
 
@@ -82,7 +83,7 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
     step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
     label = f"{job.model.variant()} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
     classes: tuple[type, ...] = (type(job.model), type(job.task))
-    identity = records.identity(
+    identity = store.digest(
         {
             "kind": kind,
             "seed": seed,
@@ -106,10 +107,10 @@ def finished(unit: Unit) -> Run | None:
         return None
     try:
         run = records.read_run(unit.folder)
-    except (FileNotFoundError, DamagedRecord):
+    except (FileNotFoundError, DamagedFile):
         return None
     same = run.status == "done" and run.identity == unit.identity
-    return run if same and records.tables_intact(unit.folder, run) else None
+    return run if same and records.files_intact(unit.folder, run) else None
 
 
 def describe(

@@ -1,44 +1,45 @@
 """What a run leaves on disk, written so that a crash can never leave half a record.
 
 A run's folder holds Parquet tables, a log, and ``run.json``. ``run.json`` is written last and is the commit
-record: a folder without a valid one is not a finished run. It carries the SHA-256 of every table and of
-itself. Nothing read from a runs folder is ever executed, imported or unpickled.
+record: a folder without a valid one is not a finished run. It carries the SHA-256 of every other file and of
+itself. Older schemas are migrated when they are read, newer ones refused. Nothing read from a runs folder is
+ever executed, imported or unpickled.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
-import os
 import re
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqbench import store
+from seqbench.secret import mask
+from seqbench.store import DamagedFile
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = 1
+SCHEMA = 2
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
-EVENTS_FILE = "events.jsonl"
+EVENTS_FILE = "events.jsonl"  # progress while a run is at work; gone once it is committed
 LOG_FILE = "log.txt"
 STARTED_FILE = ".started"  # touched once a child holds its locks
 STATUSES = (
     "done", "diverged", "failed", "oom", "timeout", "killed", "interrupted", "damaged", "pending",
 )  # fmt: skip
-_MAX_JSON_BYTES = 16 << 20
-_MAX_TABLE_BYTES = 1 << 30
+ENDED = ("done", "diverged")  # statuses that the settings decide: running again would give the same
+_MOST_TABLE_BYTES = 256 << 20
+_MOST_CELLS = 100_000_000
+_MOST_LOG_BYTES = 1 << 20
+_CODECS = ("SNAPPY", "UNCOMPRESSED")  # what is written here, and what cannot blow up when unpacked
+_FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,80}\.(parquet|txt)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Scalar = float | int | str | bool | None
-
-
-class DamagedRecord(Exception):
-    """A file of a runs folder is not what its record says."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Run:
         status: one of :data:`STATUSES`.
         task, model: names; ``rung`` is the value on the task's ladder (a length, say), if it has one.
         config: the resolved settings of the job (one rung).
+        label: the run in words; the folder's name is a safe form of it.
         metrics: scalars; units stand in the names.
         error: type, message and place of what went wrong, or None.
-        files: SHA-256 of each table in the folder.
+        files: SHA-256 of each other file in the folder.
     """
 
     kind: str
@@ -64,18 +66,13 @@ class Run:
     model: str
     seed: int
     config: Mapping[str, Any]
+    label: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Scalar] = field(default_factory=dict)
     error: Mapping[str, str] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
-
-
-def identity(parts: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, independent of key order."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def folder_name(label: str, identity_hex: str) -> str:
@@ -88,142 +85,199 @@ def folder_name(label: str, identity_hex: str) -> str:
     return f"{safe or 'run'}-{identity_hex[:10]}"
 
 
+# Runs
+
+
 def write_run(folder: Path, run: Run, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> Run:
-    """Write the tables, then commit the record. Returns the record with the tables' hashes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {f"{name}.parquet": _write_table(folder, name, columns) for name, columns in tables.items()}
+    """Write the tables and the log, then commit the record. Returns the record with the files' hashes.
+
+    Raises:
+        OSError: the disk does not take it; then there is no new record.
+    """
+    store.make_folder(folder)
+    contents = {f"{name}.parquet": _parquet(columns) for name, columns in tables.items()}
+    contents |= _final_log(folder)
+    for name, content in contents.items():
+        store.write_file(folder / name, content, durable=False)
+    store.flush_folder(folder)
+    files = {name: store.sha256(content) for name, content in contents.items()}
     complete = dataclasses.replace(run, files=files)
-    plain = dataclasses.asdict(complete)
-    plain["sha256"] = identity(_json_safe(plain))
-    write_json(folder / RUN_FILE, plain)
+    store.write_sealed(folder / RUN_FILE, dataclasses.asdict(complete))
     return complete
 
 
-def _write_table(folder: Path, name: str, columns: Mapping[str, Sequence[Any]]) -> str:
+def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / f"{name}.parquet"
-    pq.write_table(pa.table(dict(columns)), path, write_page_checksum=True)
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(dict(columns)), sink, write_page_checksum=True, compression="snappy")
+    return bytes(sink.getvalue().to_pybytes())
 
 
-def _json_safe(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become None; the status says why."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    return [_json_safe(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that readers see the old file or the new one, never a part of it."""
-    text = json.dumps(_json_safe(value), indent=1, sort_keys=True, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+def _final_log(folder: Path) -> dict[str, bytes]:
+    """The end of the log without secrets; written anew, so that a straggler cannot change it any more."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """Read a regular file, and nothing else, up to ``limit`` bytes.
-
-    Raises:
-        DamagedRecord: a link, a pipe, a folder, or too large.
-        FileNotFoundError: no such file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        content = store.read_tail(folder / LOG_FILE, _MOST_LOG_BYTES)
     except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedRecord(f"{path}: {error.strerror}") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-        os.close(descriptor)
-        raise DamagedRecord(f"{path}: not a regular file of at most {limit} bytes")
-    with os.fdopen(descriptor, "rb") as handle:
-        return handle.read(limit + 1)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON from a runs folder.
-
-    Raises:
-        DamagedRecord: not valid JSON, or not a regular file.
-    """
-    try:
-        return json.loads(read_bytes(path, _MAX_JSON_BYTES), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{path}: not valid JSON: {error}") from error
+        return {}
+    return {LOG_FILE: mask(content.decode("utf-8", "replace")).encode()}
 
 
 def read_run(folder: Path) -> Run:
-    """Read and verify the record of a run (not its tables).
+    """Read and verify the record of a run (not its other files: see :func:`files_intact`).
 
     Raises:
         FileNotFoundError: the run never finished.
-        DamagedRecord: the record does not verify, or is of a newer schema.
+        DamagedFile: the record does not verify, or is of a newer schema.
     """
-    plain = read_json(folder / RUN_FILE)
-    if not isinstance(plain, dict):
-        raise DamagedRecord(f"{folder / RUN_FILE}: not a record")
-    if plain.get("schema") != SCHEMA:
-        raise DamagedRecord(f"{folder / RUN_FILE}: schema {plain.get('schema')}, this version reads {SCHEMA}")
-    expected = plain.pop("sha256", None)
-    if expected != identity(plain):
-        raise DamagedRecord(f"{folder / RUN_FILE}: content does not match its checksum")
+    path = folder / RUN_FILE
+    plain = store.unsealed(path, _of_known_schema(path, store.read_json(path)))
+    for schema in range(plain["schema"], SCHEMA):
+        plain = _RUN_MIGRATIONS[schema](plain)
     try:
         run = Run(**plain)
     except TypeError as error:
-        raise DamagedRecord(f"{folder / RUN_FILE}: {error}") from error
-    if run.status not in STATUSES:
-        raise DamagedRecord(f"{folder / RUN_FILE}: unknown status {run.status!r}")
+        raise DamagedFile(f"{path}: {error}") from error
+    if found := _wrong(run):
+        raise DamagedFile(f"{path}: {found}")
     return run
 
 
-def tables_intact(folder: Path, run: Run) -> bool:
-    """Whether every table of a run is there and has the content that the record says."""
+def _of_known_schema(path: Path, plain: dict[str, Any]) -> dict[str, Any]:
+    schema = plain.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise DamagedFile(f"{path}: schema {schema!r:.20}, expected a number from 1 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise DamagedFile(f"{path}: schema {schema}, this version reads up to {SCHEMA}: use a newer seqbench")
+    return plain
+
+
+def _wrong(run: Run) -> str:
+    """What a record has that it cannot have, in words; empty for a good one."""
+    texts = (run.kind, run.identity, run.status, run.task, run.model, run.label)
+    if not all(isinstance(text, str) for text in texts):
+        return "a name is not a text"
+    if run.status not in STATUSES:
+        return f"unknown status {run.status!r:.40}"
+    groups = (run.config, run.card, run.environment, run.metrics, run.files)
+    if not all(isinstance(group, Mapping) for group in groups):
+        return "a group of facts is not an object"
+    for name, expected in run.files.items():
+        if not (_FILE_NAME.fullmatch(name) and isinstance(expected, str) and _SHA256.fullmatch(expected)):
+            return f"impossible file {name!r:.80}"
+    return ""
+
+
+def files_intact(folder: Path, run: Run) -> bool:
+    """Whether every file of a run is there and has the content that the record says."""
     try:
         return all(
-            hashlib.sha256(read_bytes(folder / name, _MAX_TABLE_BYTES)).hexdigest() == expected
+            store.sha256(store.read_bytes(folder / name, _MOST_TABLE_BYTES)) == expected
             for name, expected in run.files.items()
         )
-    except (FileNotFoundError, DamagedRecord):
+    except (FileNotFoundError, DamagedFile):
         return False
 
 
 def read_table(folder: Path, run: Run, name: str) -> pa.Table | None:
     """Read a table of a run after checking its hash; None when the run has no such table.
 
+    Texts come dictionary-encoded: a short file can hold the same long text a million times.
+
     Raises:
-        DamagedRecord: the file is missing or differs from what the record says.
+        DamagedFile: the file is missing, differs from what the record says, or is no table of ours.
     """
     expected = run.files.get(f"{name}.parquet")
     if expected is None:
         return None
+    path = folder / f"{name}.parquet"
+    try:
+        content = store.read_bytes(path, _MOST_TABLE_BYTES)
+    except FileNotFoundError as error:
+        raise DamagedFile(f"{path}: missing") from error
+    if store.sha256(content) != expected:
+        raise DamagedFile(f"{path}: content does not match its checksum")
+    return _table(path, content)
+
+
+def _table(path: Path, content: bytes) -> pa.Table:
+    """Parse Parquet that nobody vouches for: numbers and texts, of a size that fits into memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / f"{name}.parquet"
     try:
-        content = read_bytes(path, _MAX_TABLE_BYTES)
-    except FileNotFoundError as error:
-        raise DamagedRecord(f"{path}: missing") from error
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise DamagedRecord(f"{path}: content does not match its checksum")
-    return pq.read_table(pa.BufferReader(content))
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        metadata, schema = file.metadata, file.schema_arrow
+        if metadata.num_rows * max(1, metadata.num_columns) > _MOST_CELLS:
+            raise DamagedFile(f"{path}: {metadata.num_rows} rows of {metadata.num_columns} columns")
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            for column in range(metadata.num_columns):
+                if row_group.column(column).compression not in _CODECS:
+                    raise DamagedFile(f"{path}: compressed with {row_group.column(column).compression}")
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        for field_ in schema:
+            if field_.name not in texts and not _plain_number(field_.type):
+                raise DamagedFile(f"{path}: column of type {field_.type}")
+        return pq.read_table(pa.BufferReader(content), read_dictionary=texts)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFile(f"{path}: not a readable table: {error}") from error
+
+
+def _plain_number(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+# Plans
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan of a sweep, whole and sealed."""
+    store.write_sealed(folder / PLAN_FILE, {**plan, "schema": SCHEMA})
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Read and verify the plan of a sweep.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFile: it does not verify, or is of a newer schema.
+    """
+    path = folder / PLAN_FILE
+    plain = _of_known_schema(path, store.read_json(path))
+    if plain["schema"] > 1:  # the first schema had no seal
+        plain = store.unsealed(path, plain)
+    for schema in range(plain["schema"], SCHEMA):
+        plain = _PLAN_MIGRATIONS[schema](plain)
+    if not isinstance(plain.get("runs"), list):
+        raise DamagedFile(f"{path}: not a plan")
+    return plain
+
+
+# Migrations: from each schema to the next. tests/golden holds a sweep of every schema there ever was.
+
+
+def _run_from_1(plain: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 names a run in words, and hashes its log too."""
+    rung = "" if plain.get("rung") is None else f" {plain['rung']}"
+    which = "speed" if plain.get("kind") == "speed" else f"seed {plain.get('seed')}"
+    return {**plain, "label": f"{plain.get('model')} {plain.get('task')}{rung} {which}", "schema": 2}
+
+
+def _plan_from_1(plain: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 keeps every command that added runs to the sweep, and what makes runs comparable."""
+    plain = dict(plain)
+    return {**plain, "commands": [plain.pop("command", [])], "schema": 2}
+
+
+_Migration = Callable[[dict[str, Any]], dict[str, Any]]
+_RUN_MIGRATIONS: Mapping[int, _Migration] = {1: _run_from_1}
+_PLAN_MIGRATIONS: Mapping[int, _Migration] = {1: _plan_from_1}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from seqbench import environment, records
+from seqbench import environment, records, store
 from seqbench.config import Job, settings
 from seqbench.display import Display
 from seqbench.errors import UsageError
@@ -24,7 +24,7 @@ def sweep_folder(jobs: list[Job]) -> Path:
         return Path(job.runs_dir) / safe_name(job.sweep)
     tasks = "+".join(dict.fromkeys(one.task.name for one in jobs))
     models = "-".join(dict.fromkeys(one.model.name for one in jobs))
-    digest = records.identity({"jobs": [settings(one) for one in jobs]})
+    digest = store.digest({"jobs": [settings(one) for one in jobs]})
     return Path(job.runs_dir) / records.folder_name(f"{tasks} {models}", digest)[:80]
 
 
@@ -59,7 +59,7 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     units = plan(jobs, folder)
     _prepare(units)
-    records.write_json(folder / records.PLAN_FILE, describe(jobs, units, folder.name, program(), command))
+    store.write_sealed(folder / records.PLAN_FILE, describe(jobs, units, folder.name, program(), command))
     reused = [unit for unit in units if finished(unit) is not None]
     todo = [unit for unit in units if unit not in reused]
     console.print(
@@ -79,7 +79,7 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
 def _prepare(units: list[Unit]) -> None:
     """Check the device, load and cache data sets: once, before anything is trained."""
     wanted = {
-        records.identity({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
+        store.digest({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
         for unit in units
         if finished(unit) is None
     }

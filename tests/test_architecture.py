@@ -34,7 +34,8 @@ HEAVY = {
 # no plugins of each other.
 LAYERS = [
     ["seqbench"],
-    ["seqbench.errors", "seqbench.records"],
+    ["seqbench.errors", "seqbench.store", "seqbench.secret"],
+    ["seqbench.records"],
     ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats"],
     ["seqbench.batch", "seqbench.environment", "seqbench.memory"],
     ["seqbench.cache", "seqbench.source", "seqbench.text"],
@@ -148,7 +149,7 @@ def test_declaring_a_model_or_a_task_loads_nothing_heavy(group):
 
 
 def test_the_report_reads_records_and_never_the_measuring_half():
-    allowed = {"seqbench", "seqbench.records", "seqbench.stats", "seqbench.errors"}
+    allowed = {"seqbench", "seqbench.store", "seqbench.records", "seqbench.stats", "seqbench.errors"}
     for module in MODULES:
         if module.startswith("seqbench.report"):
             targets = imports(module, late=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import environment
 
-from seqbench import records
+from seqbench import records, store
 from seqbench.records import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -118,7 +118,7 @@ def test_every_way_to_end_becomes_a_record(sweep, how):
 def test_every_planned_run_is_accounted_for(sweep):
     folder, result = sweep
     [plan] = folder.glob("runs/*/plan.json")
-    planned = {run["identity"] for run in records.read_json(plan)["runs"]}
+    planned = {run["identity"] for run in store.read_json(plan)["runs"]}
     assert planned == {run.identity for run in runs_below(folder)}
     assert len(planned) == len(OUTCOMES)
     shown = [line.split("] ")[1].split()[0] for line in result.stdout.splitlines() if line.startswith("[")]

@@ -10,8 +10,9 @@ import random
 
 import pytest
 
-from seqbench import records
-from seqbench.records import DamagedRecord, Run
+from seqbench import records, store
+from seqbench.records import Run
+from seqbench.store import DamagedFile
 
 TABLES = {
     "steps": {"step": [1, 2, 3], "loss": [0.5, 0.25, math.nan]},
@@ -61,7 +62,7 @@ def test_every_single_bit_flip_in_the_record_is_detected(folder, run):
         path.write_bytes(flipped)
         try:
             read = records.read_run(folder)
-        except DamagedRecord:
+        except DamagedFile:
             continue
         assert dataclasses.replace(read, files={}) == run  # white space between values carries nothing
 
@@ -75,13 +76,13 @@ def test_every_bit_flip_in_a_table_is_detected(folder):
             flipped = bytearray(content)
             flipped[place // 8] ^= 1 << place % 8
             path.write_bytes(flipped)
-            with pytest.raises(DamagedRecord, match="checksum"):
+            with pytest.raises(DamagedFile, match="checksum"):
                 records.read_table(folder, run, name)
         path.write_bytes(content[:-1])
-        with pytest.raises(DamagedRecord, match="checksum"):
+        with pytest.raises(DamagedFile, match="checksum"):
             records.read_table(folder, run, name)
         path.unlink()
-        with pytest.raises(DamagedRecord, match="missing"):
+        with pytest.raises(DamagedFile, match="missing"):
             records.read_table(folder, run, name)
 
 
@@ -89,14 +90,17 @@ def rewrite(folder, **changes) -> None:
     """Change a record and give it a checksum that fits, as an editor with intent would."""
     plain = json.loads((folder / "run.json").read_text()) | changes
     plain.pop("sha256")
-    plain["sha256"] = records.identity(plain)
+    plain["sha256"] = store.digest(plain)
     (folder / "run.json").write_text(json.dumps(plain))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": records.SCHEMA + 1}, f"schema {records.SCHEMA + 1}, this version reads {records.SCHEMA}"),
+        (
+            {"schema": records.SCHEMA + 1},
+            f"schema {records.SCHEMA + 1}, this version reads up to {records.SCHEMA}: use a newer",
+        ),
         ({"schema": None}, "schema None"),
         ({"status": "splendid"}, "unknown status 'splendid'"),
         ({"surprise": 1}, "unexpected keyword argument 'surprise'"),
@@ -104,7 +108,7 @@ def rewrite(folder, **changes) -> None:
 )
 def test_records_of_another_shape_are_refused(folder, changes, message):
     rewrite(folder, **changes)
-    with pytest.raises(DamagedRecord, match=message):
+    with pytest.raises(DamagedFile, match=message):
         records.read_run(folder)
 
 
@@ -113,7 +117,7 @@ def test_records_of_another_shape_are_refused(folder, changes, message):
 )
 def test_what_is_not_a_record_is_damaged_not_a_crash(folder, content):
     (folder / "run.json").write_bytes(content)
-    with pytest.raises(DamagedRecord):
+    with pytest.raises(DamagedFile):
         records.read_run(folder)
 
 
@@ -137,7 +141,7 @@ def test_only_regular_files_are_read(folder, kind):
             path.mkdir()
         else:
             path.symlink_to("/dev/zero")
-        with pytest.raises(DamagedRecord):
+        with pytest.raises(DamagedFile):
             records.read_run(folder) if run is None else records.read_table(folder, run, "steps")
         path.rmdir() if kind == "folder" else path.unlink()
         (folder / f"real-{name}").rename(path)
@@ -145,9 +149,9 @@ def test_only_regular_files_are_read(folder, kind):
 
 def test_a_file_larger_than_the_limit_is_refused(tmp_path):
     (tmp_path / "big").write_bytes(b"x" * 11)
-    assert records.read_bytes(tmp_path / "big", 11) == b"x" * 11
-    with pytest.raises(DamagedRecord, match="at most 10 bytes"):
-        records.read_bytes(tmp_path / "big", 10)
+    assert store.read_bytes(tmp_path / "big", 11) == b"x" * 11
+    with pytest.raises(DamagedFile, match="at most 10 bytes"):
+        store.read_bytes(tmp_path / "big", 10)
 
 
 class Crash(BaseException):
@@ -160,9 +164,7 @@ def test_a_crash_while_committing_leaves_the_old_record_whole(folder, run, where
         raise Crash
 
     before = (folder / "run.json").read_bytes()
-    monkeypatch.setattr(os, "fsync", crash) if where == "fsync" else monkeypatch.setattr(
-        "pathlib.Path.replace", crash
-    )
+    monkeypatch.setattr(os, where, crash)
     with pytest.raises(Crash):
         records.write_run(folder, dataclasses.replace(run, status="failed"), {})
     assert (folder / "run.json").read_bytes() == before
@@ -174,7 +176,7 @@ def test_the_record_is_written_after_every_table(tmp_path, run, monkeypatch):
     def look_before_writing(path, _value) -> None:
         order.extend(sorted(other.name for other in path.parent.iterdir()))
 
-    monkeypatch.setattr(records, "write_json", look_before_writing)
+    monkeypatch.setattr(store, "write_sealed", look_before_writing)
     records.write_run(tmp_path, run, TABLES)
     assert order == ["evaluations.parquet", "steps.parquet"]
 
@@ -188,9 +190,9 @@ def test_commits_leave_no_temporary_files(folder):
 
 
 def test_identity_ignores_the_order_of_keys_and_nothing_else():
-    assert records.identity({"a": 1, "b": [1, 2]}) == records.identity({"b": [1, 2], "a": 1})
+    assert store.digest({"a": 1, "b": [1, 2]}) == store.digest({"b": [1, 2], "a": 1})
     others = [{"a": 1, "b": [2, 1]}, {"a": 1.5, "b": [1, 2]}, {"a": "1", "b": [1, 2]}, {"a": 1}]
-    assert len({records.identity(one) for one in others}) == 4
+    assert len({store.digest(one) for one in others}) == 4
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from seqbench import hooks, records
+from seqbench import hooks, records, store
 from seqbench.errors import UsageError
 from seqbench.records import Run
 from seqbench.report import __main__ as command
@@ -119,7 +119,7 @@ def write_sweep(folder: Path, work: list[Work], pending: int = 0, **plan: Any) -
     folder.mkdir(parents=True, exist_ok=True)
     models = list(dict.fromkeys(run.model for run, _ in work))
     described = {"schema": 1, "sweep": folder.name, "command": ["-m", "model=a,b"], "models": models}
-    records.write_json(
+    store.write_sealed(
         folder / "plan.json", {**described, "reference": next(iter(models), None), "runs": entries, **plan}
     )
     return folder
@@ -365,7 +365,7 @@ def test_a_plan_cannot_point_outside_the_sweep(tmp_path: Path, name: Any):
         "rung": 16,
         "seed": 0,
     }
-    records.write_json(
+    store.write_sealed(
         folder / "plan.json", {"runs": [entry, "text", None, 7, {}, []], "command": 5, "models": {}}
     )
     sweep = read_sweep(folder)

@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from seqbench import records
+from seqbench import records, store
 from seqbench.errors import UsageError
-from seqbench.records import DamagedRecord, Run
+from seqbench.records import Run
 from seqbench.report.label import clean, differing, flat, label
 from seqbench.report.task import Task, mapping, read_tasks
+from seqbench.store import DamagedFile
 
 MODEL_SETTINGS = ("model", "network", "train", "match")
 UNFINISHED = ("pending", "damaged")
@@ -128,11 +129,11 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _read_plan(folder: Path) -> dict[str, Any]:
     try:
-        plan = records.read_json(folder / records.PLAN_FILE)
+        plan = store.read_json(folder / records.PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError):
         reason = "no such folder" if not folder.is_dir() else f"it has no {records.PLAN_FILE}"
         raise UsageError(f"{folder}: {reason}; give the folder of a sweep, like runs/NAME") from None
-    except (DamagedRecord, OSError) as error:
+    except (DamagedFile, OSError) as error:
         raise UsageError(f"{error}; give the folder of a sweep, like runs/NAME") from None
     if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
         place = folder / records.PLAN_FILE
@@ -204,7 +205,7 @@ def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, st
         run = records.read_run(place)
     except (FileNotFoundError, NotADirectoryError):
         return "pending", None, ""
-    except (DamagedRecord, OSError, ValueError, TypeError, RecursionError) as error:
+    except (DamagedFile, OSError, ValueError, TypeError, RecursionError) as error:
         return "damaged", None, clean(str(error).replace(f"{folder}/", ""), 300)
     if run.identity != entry.get("identity"):
         return "damaged", None, "the record is not of the planned run"
@@ -253,10 +254,10 @@ def _scalar(value: object) -> float | str | bool | None:
 def log_tail(folder: Path) -> str:
     """The last lines of a run's log, each cut to a readable width."""
     try:
-        content = records.read_bytes(folder / records.LOG_FILE, _LOG_BYTES)
+        content = store.read_bytes(folder / records.LOG_FILE, _LOG_BYTES)
     except FileNotFoundError:
         return ""
-    except (DamagedRecord, OSError):
+    except (DamagedFile, OSError):
         return "(the log cannot be shown)"
     lines = content.decode("utf-8", "replace").splitlines()[-_LOG_LINES:]
     return "\n".join(clean(line, _LINE) if line.strip() else "" for line in lines)
@@ -308,7 +309,7 @@ def _read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
         return None
     missing = [column for column in _COLUMNS[name] if column not in table.column_names]
     if missing:
-        raise DamagedRecord(f"no column {', '.join(missing)}")
+        raise DamagedFile(f"no column {', '.join(missing)}")
     columns: dict[str, Any] = {}
     for column in table.column_names:
         values = pd.Series(table.column(column).to_pylist())

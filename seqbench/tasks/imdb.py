@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from seqbench import records, source, text
+from seqbench import source, store, text
 from seqbench.batch import TokenRows
 from seqbench.cache import Cached, DamagedCache, save
 from seqbench.errors import UsageError
@@ -145,7 +145,7 @@ class IMDb(TaskConfig):
         for unrelated in ("name", "solved_at", "path"):
             del settings[unrelated]
         parts = {"cache": CACHE_VERSION, "tokeniser": text.TOKENISER, "settings": settings}
-        return cache / "imdb" / f"{records.identity({**parts, 'data': self.fingerprint()})[:24]}.npz"
+        return cache / "imdb" / f"{store.digest({**parts, 'data': self.fingerprint()})[:24]}.npz"
 
     def fingerprint(self) -> list[str]:
         """What identifies the data: the pinned revision, or the content of every local file."""
