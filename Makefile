@@ -6,13 +6,13 @@ MODELS ?= rnn,lstm,gru,bilstm,transformer
 ARGS   ?=
 
 python := $(VENV)/bin/python
-# -c pins what is installed; the variable pins what builds it (read by pip from 25.3 on).
-install := PIP_BUILD_CONSTRAINT=constraints.txt $(python) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-pins    := pyproject.toml constraints.txt
+install := $(python) -m pip install --quiet --disable-pip-version-check --no-build-isolation
+# requirements/*.txt pin every package by version and, but for torch.txt, by hash; pip refuses any other file.
+checked := $(install) --require-hashes --no-deps -r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test lint perf clean
+.PHONY: help bench test lint perf faults lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -31,22 +31,31 @@ lint: $(VENV)/.lint  ## ruff, its formatter and mypy --strict
 perf: $(VENV)/.test  ## time layers, padding and training steps on this machine (takes a minute)
 	$(python) -m pytest tests/perf -m perf --benchmark-enable --benchmark-columns=median,iqr,ops $(ARGS)
 
+faults: $(VENV)/.test  ## kill, corrupt and attack it on purpose and print what broke (half an hour)
+	PYTHONPATH=tests $(python) -m faults $(ARGS)
+
+lock:  ## pin what pyproject.toml asks for; ARGS=--upgrade takes the newest versions (needs uv)
+	$(PYTHON) requirements/lock.py $(ARGS)
+
 clean:  ## remove the environment and every cache; records and reports stay
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .benchmarks .hypothesis
 	find seqbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp says that one set of packages is installed for these pins; a second call does nothing.
-$(VENV)/.bench: $(VENV)/.created $(pins)
-	$(install) -e .
+# Each stamp says that one set of packages is installed, and builds on the set before; a second call does nothing.
+$(VENV)/.bench: $(VENV)/.created pyproject.toml $(addprefix requirements/, build.txt bench.txt torch.txt)
+	$(checked) requirements/build.txt
+	$(checked) requirements/bench.txt
+	$(install) -c requirements/torch.txt torch
+	$(install) --no-deps -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.created $(pins)
-	$(install) -e '.[test]'
-	@touch $@ $(VENV)/.bench
+$(VENV)/.test: $(VENV)/.bench requirements/test.txt
+	$(checked) requirements/test.txt
+	@touch $@
 
-$(VENV)/.lint: $(VENV)/.created $(pins)
-	$(install) -e '.[test,dev]'
-	@touch $@ $(VENV)/.test $(VENV)/.bench
+$(VENV)/.lint: $(VENV)/.test requirements/lint.txt
+	$(checked) requirements/lint.txt
+	@touch $@
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)'; install Python 3.11 or newer, or: make PYTHON=/path/to/python3" >&2; exit 1; }

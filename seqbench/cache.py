@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from seqbench import store
 
 Array = npt.NDArray[Any]
 _HEADER = "header"
@@ -27,16 +29,10 @@ def save(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> N
     sha256 = {name: _digest(array) for name, array in arrays.items()}
     text = json.dumps({"facts": dict(facts), "sha256": sha256}, sort_keys=True, allow_nan=False)
     header = np.frombuffer(f"{hashlib.sha256(text.encode()).hexdigest()}{text}".encode(), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **{_HEADER: header}, **arrays)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{_HEADER: header}, **arrays)
+    store.make_folder(path.parent)
+    store.write_file(path, content.getbuffer())
 
 
 class Cached:

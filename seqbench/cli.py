@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from seqbench.errors import UsageError
+from seqbench.secret import mask
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_LONGEST_LINE = 1_000
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PLAIN_HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help")
 
 
@@ -34,23 +39,29 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"seqbench {seqbench.__version__}")
         sys.exit(EXIT_FINE)
-    for name in ("SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), _interrupt)
+    for name in _STOP_SIGNALS:
+        signal.signal(name, _interrupt)
     try:
         jobs = compose(args)
         if _asks_hydra(args):
             sys.exit(EXIT_FINE)
         sys.exit(_run(jobs, args))
     except UsageError as error:
-        print(f"seqbench: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(EXIT_USAGE)
+    except BrokenPipeError:  # whoever read our output has gone, and with it the place to say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
     except OSError as error:
-        print(f"seqbench: {error.filename}: {error.strerror}", file=sys.stderr)
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         from seqbench.sweep import resume_command
 
-        print(f"\ninterrupted; finished runs are kept\ngo on with: {resume_command(args)}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be gone (SIGHUP)
+            print(
+                f"\ninterrupted; finished runs are kept\ngo on with: {resume_command(args)}", file=sys.stderr
+            )
         sys.exit(EXIT_FAILED)
 
 
@@ -58,12 +69,25 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     """Run the sweep and report on it."""
     from rich.console import Console
 
-    from seqbench import hooks
+    from seqbench import hooks, locks
     from seqbench.sweep import run_sweep
 
     console = Console()
-    folder = run_sweep(jobs, args, console)
-    return hooks.finish(folder, Path(jobs[0].reports_dir), console)
+    folder, unrecorded = run_sweep(jobs, args, console)
+    try:
+        with locks.busy():
+            return hooks.finish(folder, Path(jobs[0].reports_dir), console, unrecorded)
+    except UsageError as error:  # the folder was taken away while the sweep ran
+        _complain(str(error))
+        return EXIT_FAILED
+
+
+def _complain(message: str) -> None:
+    """Say in one printable line what cannot be used; whatever was typed, no secret is repeated."""
+    line = "".join(c if c.isprintable() else " " for c in mask(message))
+    if len(line) > _LONGEST_LINE:  # what was typed comes first, the reason last
+        line = f"{line[: _LONGEST_LINE // 2]}...{line[-_LONGEST_LINE // 2 :]}"
+    print(f"seqbench: {line}", file=sys.stderr)
 
 
 def _asks_hydra(args: list[str]) -> bool:
@@ -72,6 +96,9 @@ def _asks_hydra(args: list[str]) -> bool:
 
 
 def _interrupt(*_: object) -> None:
+    """Stop in order, once: what is being written is finished, further signals change nothing."""
+    for name in _STOP_SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -91,6 +118,7 @@ def compose(args: list[str]) -> list[Any]:
         UsageError: one line that names the key, what is wrong and what would be right.
     """
     import hydra
+    import yaml  # type: ignore[import-untyped]
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
@@ -98,17 +126,19 @@ def compose(args: list[str]) -> list[Any]:
 
     from seqbench.config import Job, checked
     from seqbench.isolate import warm_server
-    from seqbench.overrides import check_overrides, explain
+    from seqbench.overrides import check_flags, check_overrides, explain
     from seqbench.registry import plugins
 
+    given = check_flags(args)
+    if not given.shell_completion:  # which completes what is not whole yet
+        check_overrides(given.overrides, several=given.multirun)
+    if not _asks_hydra(args):
+        warm_server()  # torch is imported over there while Hydra composes here
     store = ConfigStore.instance()
     store.store(name="job_schema", node=Job)
     for group in ("model", "task"):
         for name, cls in plugins(group).items():
             store.store(group=group, name=name, node=cls)
-    if not _asks_hydra(args):
-        check_overrides(args)
-        warm_server()  # torch is imported over there while Hydra composes here
     jobs: list[Job] = []
 
     def collect(config: DictConfig) -> None:
@@ -118,18 +148,39 @@ def compose(args: list[str]) -> list[Any]:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed as tracebacks
     sys.argv[1:] = args
+    program = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(collect)
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(collect)()
-    except (HydraException, OmegaConfBaseException) as error:
+        with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
+            store.store(group="hydra/output", name="scratch", node=_output(scratch), package="hydra")
+            program()
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UsageError(explain(error)) from error
     for job in jobs:
         checked(job)
+        _check_places(runs_dir=job.runs_dir, reports_dir=job.reports_dir)
         for probe in job.probes:
             known_probe(probe)
     return jobs
 
 
-def known_probe(name: str) -> None:
+def _check_places(**places: str) -> None:
+    """Refuse a place for results that cannot be a folder before anything is trained.
+
+    Raises:
+        UsageError: names the setting and what is in the way.
+    """
+    for key, place in places.items():
+        there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UsageError(f"{key}={place}: {there} is not a folder: choose another place")
+
+
+def _output(scratch: str) -> dict[str, Any]:
+    """Where Hydra leaves the settings of a sweep: nowhere to stay, since they hold the whole command."""
+    return {"run": {"dir": "."}, "sweep": {"dir": scratch, "subdir": "."}}
+
+
+def known_probe(name: object) -> None:
     """Check a probe's name without importing torch: probes are named after their files.
 
     Raises:
@@ -140,5 +191,5 @@ def known_probe(name: str) -> None:
 
     files = {path.stem for path in (Path(__file__).parent / "probes").glob("*.py")} - {"__init__", "base"}
     known = files | set(registered("probe"))
-    if name not in known:
-        raise UsageError(f"probes={name}: no such probe; {nearest(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        raise UsageError(f"probes={name}: no such probe; {nearest(str(name), known)}")

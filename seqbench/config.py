@@ -77,6 +77,12 @@ class LimitConfig:
     """What a run may use before it is stopped and recorded as such."""
 
     time_s: float = setting(7200.0, "wall-clock limit of a run", unit="s", minimum=1.0)
+    memory_mib: float | None = setting(
+        None,
+        "memory that a run may take on top of the program itself; null: no limit",
+        unit="MiB",
+        minimum=1.0,
+    )
 
 
 @dataclass
@@ -101,6 +107,10 @@ class Job:
     reports_dir: str = setting("reports", "where reports are written")
     cache_dir: str | None = setting(None, "prepared data sets; null: the user's cache folder")
     force: bool = setting(False, "redo runs that are already finished")
+    fail_fast: bool = setting(False, "stop the sweep at the first run that does not end well")
+    checkpoint_s: float = setting(
+        60.0, "time between checkpoints, from which an interrupted run goes on", unit="s", minimum=0.0
+    )
 
     def check(self) -> None:
         """Normalise the seeds; refuse impossible ones and a ladder without distinct rungs."""
@@ -113,7 +123,10 @@ class Job:
 
 
 # Settings that say where and how often, not what: they do not change a run's identity.
-_NOT_IDENTITY = ("seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "limit")
+_NOT_IDENTITY = (
+    "seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "fail_fast", "limit",
+    "checkpoint_s",
+)  # fmt: skip
 
 
 _MOST_SEEDS = 10_000
@@ -136,7 +149,8 @@ def seed_list(value: Any) -> list[int]:
     )
     if not valid:
         raise UsageError(
-            f"seeds={value}: expected a positive number, or a list of different seeds like [0,1,2]"
+            f"seeds={value!s:.80}: expected a positive number, or a list of different seeds like [0,1,2]"
+            f" (at most {_MOST_SEEDS:,})"
         )
     return list(seeds)
 

@@ -80,9 +80,8 @@ def describe_event(unit: Unit) -> tuple[str, int, int | None]:
     if event is None:
         return "starting" if unit.kind == "train" else "timing, alone on the machine", 0, None
     step, steps = int(event["step"]), int(event["steps"])
-    left_s = event["elapsed_s"] / max(1, step) * (steps - step)
     accuracy = "" if event["accuracy"] is None else f"  accuracy {event['accuracy']:.3f}"
-    note = f"step {step}/{steps}  loss {event['loss']:.3f}{accuracy}  <= {left_s:.0f} s left"
+    note = f"step {step}/{steps}  loss {event['loss']:.3f}{accuracy}  <= {event['left_s']:.0f} s left"
     return note, step, steps
 
 

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import os
 import platform
+import re
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,11 @@ from typing import Any
 import seqbench
 
 _PACKAGES = ("torch", "numpy", "hydra-core", "pandas", "datasets", "pyarrow")
-_NOT_RESULTS = ("report/", "hooks.py", "stats.py", "display.py", "help.py", "cli.py", "overrides.py")
+_NOT_RESULTS = (
+    "report/", "hooks.py", "stats.py", "display.py", "help.py", "cli.py", "overrides.py", "guard.py",
+    "secret.py", "sweep.py", "locks.py",
+)  # fmt: skip
+_VECTOR_FLAGS = re.compile(r"(avx|sse|fma|amx|neon|asimd|sve)[\w.]*")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -40,6 +45,37 @@ def cpu_model() -> str:
         return platform.processor() or "unknown"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
+
+
+def instruction_set() -> str:
+    """Vector instructions that decide which kernels run, and so the last bits of a result."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    found = sorted(word for word in flags.split() if _VECTOR_FLAGS.fullmatch(word))
+    wanted = [os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")]
+    return " ".join([platform.machine(), *found, *filter(None, wanted)])
+
+
+def busy_core_s() -> float | None:
+    """Seconds that all cores of the machine together have been busy since it started; None if not known."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, *rest = map(int, fields[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def cores() -> int:

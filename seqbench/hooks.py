@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,16 @@ _MOST_FAILURES = 20
 _COLOURS = {"all": "green", "some": "yellow", "none": "dim"}
 
 
-def finish(folder: Path, reports: Path, console: Console) -> int:
+def finish(folder: Path, reports: Path, console: Console, unrecorded: Sequence[str] = ()) -> int:
     """Say in the terminal what the sweep showed and write its page.
+
+    Args:
+        unrecorded: runs that failed and left nothing in ``folder``, in words.
 
     Returns:
         0, or 1 when a run is not done, nothing was planned, or the page could not be written.
     """
-    from seqbench.report.facts import command
+    from seqbench.report.facts import commands
     from seqbench.report.frame import read_sweep
     from seqbench.report.page import write_page
     from seqbench.report.summary import cells, flow_table, flows, speeds
@@ -48,7 +52,10 @@ def finish(folder: Path, reports: Path, console: Console) -> int:
         say(console, verdict.line)
     console.print()
     good = _runs(sweep, console)
-    say(console, f"repeat: {command(sweep)}", wrap=False)
+    for line in unrecorded:
+        say(console, f"pending, without a record: {line}", "red")
+    for command in commands(sweep):
+        say(console, f"repeat: {command}", wrap=False)
     try:
         say(console, f"report: {write_page(sweep, reports / f'{folder.name}.html')}", wrap=False)
     except UsageError as error:
@@ -143,15 +150,15 @@ def short(value: float) -> str:
 def _runs(sweep: Sweep, console: Console) -> bool:
     """Count the runs by status and name every one that failed; whether all are done."""
     from seqbench.report.facts import failures
-    from seqbench.report.summary import status_counts
+    from seqbench.report.summary import counted, status_counts
 
-    counts = status_counts(sweep)
-    words = ", ".join(f"{count} {status}" for status, count in counts.items())
-    say(console, f"runs: {words or 'none planned'}")
+    say(console, counted(sweep))
+    if sweep.left_out:
+        say(console, f"left out: {sweep.left_out} finished with other code, data, versions or settings")
     found = failures(sweep)
     for failure in found[:_MOST_FAILURES]:
         say(console, f"{failure.status}: {failure.name}: {failure.reason or 'no reason recorded'}", "red")
         say(console, f"  log: {sweep.folder / failure.folder / 'log.txt'}", wrap=False)
     if len(found) > _MOST_FAILURES:
         say(console, f"... and {len(found) - _MOST_FAILURES} more; the report lists them", "red")
-    return set(counts) == {"done"}
+    return set(status_counts(sweep)) == {"done"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -14,31 +17,55 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, records
+from seqbench import environment, records, store
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.plan import Unit
 from seqbench.records import Run
+from seqbench.secret import mask
 from seqbench.store import DamagedFile
 
 _POLL_S = 0.25
+_JOIN_S = 1.0
+_LOST = 255  # what multiprocessing says of a child whose server can no longer tell
 _LAST_LINES = 5
+_LAST_BYTES = 1 << 16
+
+
+@dataclass
+class Death:
+    """Why a run that left no record of its own ended."""
+
+    status: str
+    kind: str
+    message: str
 
 
 @dataclass
 class Child:
-    """A running child process and when it started."""
+    """A running child process, when it started, and what the machine looked like then."""
 
     unit: Unit
     process: ForkServerProcess
     started_at: float  # wall clock, to compare with file times
+    record_before: tuple[int, int] | None  # stamp of an older record, which is not this child's
+    oom_kills_before: int
+    death: Death | None = None  # set when we end it ourselves
 
 
 def warm_server() -> multiprocessing.context.ForkServerContext:
-    """Start the server process that imports torch once; every child is forked from it in milliseconds."""
+    """Start the server process that imports torch once; every child is forked from it in milliseconds.
+
+    Ctrl-C in a terminal goes to the whole process group: the server and its children do not listen, since the
+    sweep ends them itself.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seqbench.worker"])
-    forkserver.ensure_running()
+    context.set_forkserver_preload(["seqbench.warm"])
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
     return context
 
 
@@ -67,54 +94,58 @@ class Pool:
         if failure.exists():
             raise UsageError(failure.read_text(encoding="utf-8"))
         if process.exitcode != 0:
-            raise UsageError(f"preparing the data ended with exit code {process.exitcode}")
+            raise UsageError(f"preparing the data ended with {_in_words(process.exitcode)}")
 
-    def run(self, units: list[Unit], tick: Callable[[], None]) -> Iterator[tuple[Unit, Run]]:
-        """Run all units, yielding each with its record as it ends; ``tick`` is called while waiting."""
-        waiting = list(units)
+    def run(
+        self, units: Sequence[Unit], tick: Callable[[list[Unit]], None]
+    ) -> Generator[tuple[Unit, Run], None, None]:
+        """Run all units, yielding each with its record as it ends; ``tick`` is told what runs.
+
+        Closing the iterator ends what still runs and records it as interrupted.
+        """
+        waiting = deque(units)
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self.slots:
-                    self._start(waiting.pop(0))
+                    if (failed := self._start(waiting.popleft())) is not None:
+                        yield failed
                 wait([child.process.sentinel for child in self._running], timeout=_POLL_S)
-                tick()
+                tick(self.running)
                 for child in [c for c in self._running if not c.process.is_alive()]:
                     self._running.remove(child)
-                    child.process.join()
-                    yield child.unit, self._record(child, child.process.exitcode)
+                    yield child.unit, _outcome(child)
                 self._enforce_limits()
         finally:
             self._stop_all()
 
-    def _start(self, unit: Unit) -> None:
-        unit.folder.mkdir(parents=True, exist_ok=True)
-        if unit.job.force:  # otherwise the child decides, holding the run's lock
-            (unit.folder / records.RUN_FILE).unlink(missing_ok=True)
-        process = self._context.Process(target=_execute, args=(unit,))
-        process.start()
-        self._running.append(Child(unit, process, time.time()))
-
-    def _record(self, child: Child, code: int | None) -> Run:
-        """The child's record; if it left none, one that says how it died."""
+    def _start(self, unit: Unit) -> tuple[Unit, Run] | None:
+        """Start a child; what prevents even that is the unit's outcome."""
         try:
-            return records.read_run(child.unit.folder)
-        except FileNotFoundError:
-            message = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            status = "killed" if code is not None and code < 0 else "failed"
-            return write_failure(child.unit, status, "ProcessEnded", message)
-        except DamagedFile as error:
-            return write_failure(child.unit, "damaged", "DamagedFile", str(error))
+            store.make_folder(unit.folder)
+            if unit.job.force:  # otherwise the child decides, holding the run's lock
+                store.remove(unit.folder / records.RUN_FILE)
+            before = _record_stamp(unit)
+            process = self._context.Process(target=_execute, args=(unit,))
+            process.start()
+        except (OSError, EOFError) as error:
+            return unit, write_failure(unit, Death("failed", "NotStarted", str(error)))
+        self._running.append(Child(unit, process, time.time(), before, environment.oom_kills()))
+        return None
 
     def _enforce_limits(self) -> None:
-        for child in list(self._running):
+        for child in self._running:
             limit_s = child.unit.job.limit.time_s
             if working_s(child) > limit_s:
-                _end(child, "timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
+                child.death = Death("timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
+                _kill(child)
 
     def _stop_all(self) -> None:
         """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted."""
         for child in self._running:
-            _end(child, "interrupted", "Interrupted", "the sweep was stopped")
+            child.death = Death("interrupted", "Interrupted", "the sweep was stopped")
+            _kill(child)
+        for child in self._running:
+            _outcome(child)
         self._running = []
 
 
@@ -122,7 +153,7 @@ def working_s(child: Child) -> float:
     """Seconds since the child got its locks; waiting for another sweep does not count."""
     try:
         working_at = (child.unit.folder / records.STARTED_FILE).stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return 0.0
     return time.time() - working_at if working_at >= child.started_at - 1 else 0.0
 
@@ -139,46 +170,91 @@ def _prepare(jobs: list[Job], failure: Path) -> None:
     prepare(jobs, failure)
 
 
-def _end(child: Child, status: str, kind: str, message: str) -> None:
-    """Kill a child and say why, unless it has just committed its own record."""
-    _kill(child)
+def _record_stamp(unit: Unit) -> tuple[int, int] | None:
+    """Tells records apart, also those of equal content: inode and time of writing."""
     try:
-        records.read_run(child.unit.folder)
-    except (FileNotFoundError, DamagedFile):
-        write_failure(child.unit, status, kind, message)
+        found = (unit.folder / records.RUN_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _outcome(child: Child) -> Run:
+    """The record that the child left; if it left none, one that says how it died."""
+    child.process.join(_JOIN_S)
+    try:
+        run = records.read_run(child.unit.folder)
+        if run.status in records.ENDED or _record_stamp(child.unit) != child.record_before:
+            return run
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        return write_failure(child.unit, Death("damaged", "DamagedFile", str(error)))
+    if child.death is None:
+        _kill(child)  # the server may be gone and the child at work: it must not come back later
+    return write_failure(child.unit, child.death or _cause(child))
+
+
+def _cause(child: Child) -> Death:
+    """How a child died that nobody stopped."""
+    code = child.process.exitcode
+    if code == -signal.SIGKILL and environment.oom_kills() > child.oom_kills_before:
+        return Death("oom", "OutOfMemory", "the kernel ended it for want of memory")
+    killed = code is not None and code < 0
+    words = _in_words(code) + (", or its server has gone" if code == _LOST else "")
+    return Death("killed" if killed else "failed", "ProcessEnded", words)
+
+
+def _in_words(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _kill(child: Child) -> None:
     """Kill the child with everything it started (it leads its own process group)."""
     pid = child.process.pid
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
         if pid is not None and os.getpgid(pid) == pid:
             os.killpg(pid, signal.SIGKILL)
         else:
             child.process.kill()
-    except ProcessLookupError:
-        pass  # it ended by itself in the meantime
-    child.process.join()
+    child.process.join(_JOIN_S)
 
 
-def write_failure(unit: Unit, status: str, kind: str, message: str) -> Run:
-    """Record a unit whose child could not do so itself; keeps the last lines of its log."""
-    log = unit.folder / records.LOG_FILE
-    tail = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+def write_failure(unit: Unit, death: Death) -> Run:
+    """Record a unit whose child could not do so itself; keeps the last lines of its log.
+
+    A record that cannot be written (a full disk, say) is returned all the same and says so.
+    """
     run = Run(
         kind=unit.kind,
         identity=unit.identity,
-        status=status,
+        status=death.status,
         task=unit.job.task.name,
         rung=unit.rung,
         model=unit.job.model.name,
         seed=unit.seed,
         config=settings(unit.job),
+        label=unit.label,
         card=unit.job.task.described(),
         environment=environment.describe(unit.code_sha256),
-        error={"type": kind, "message": message, "place": " | ".join(tail[-_LAST_LINES:])[:2000]},
+        error={"type": death.kind, "message": mask(death.message), "place": last_lines(unit.folder)},
     )
-    return records.write_run(unit.folder, run, {})
+    try:
+        return records.write_run(unit.folder, run, {})
+    except (OSError, DamagedFile) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        told = {**(run.error or {}), "message": f"{mask(death.message)}; not recorded: {reason}"}
+        return dataclasses.replace(run, error=told)
+
+
+def last_lines(folder: Path) -> str:
+    """The end of a run's log, in one line."""
+    try:
+        content = store.read_tail(folder / records.LOG_FILE, _LAST_BYTES)
+    except (OSError, DamagedFile):
+        return ""
+    lines = content.decode("utf-8", "replace").splitlines()[-_LAST_LINES:]
+    return mask(" | ".join(lines))[:2000]
 
 
 def last_event(folder: Path) -> dict[str, Any] | None:
@@ -186,8 +262,8 @@ def last_event(folder: Path) -> dict[str, Any] | None:
     import json
 
     try:
-        lines = (folder / records.EVENTS_FILE).read_bytes().splitlines()
+        lines = store.read_tail(folder / records.EVENTS_FILE, _LAST_BYTES).splitlines()
         event: dict[str, Any] = json.loads(lines[-1])
-    except (OSError, IndexError, ValueError):
+    except (OSError, DamagedFile, IndexError, ValueError):
         return None  # nothing written yet, or the last line is still being written
     return event

@@ -39,10 +39,19 @@ class PeakMeter:
         return max(0, peak_bytes() - self.start_bytes)
 
 
+def data_bytes() -> int:
+    """Private memory that this process may write to now, in bytes: what the kernel's limit on it counts."""
+    return _status_bytes("VmData")
+
+
+def _status_bytes(field: str) -> int:
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
+    return int(fields[field].split()[0]) * 1024
+
+
 def peak_bytes() -> int:
     """Largest resident size of this process since its start (or the last reset), in bytes."""
     if _STATUS.exists():
-        fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
+        return _status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -33,7 +33,7 @@ STATUSES = (
 )  # fmt: skip
 ENDED = ("done", "diverged")  # statuses that the settings decide: running again would give the same
 _MOST_TABLE_BYTES = 256 << 20
-_MOST_CELLS = 100_000_000
+_MOST_CELLS = 30_000_000
 _MOST_LOG_BYTES = 1 << 20
 _CODECS = ("SNAPPY", "UNCOMPRESSED")  # what is written here, and what cannot blow up when unpacked
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]{0,80}\.(parquet|txt)")

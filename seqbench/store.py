@@ -23,7 +23,7 @@ class DamagedFile(Exception):
     """A file is not what was written; the message says which and how."""
 
 
-def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Put ``content`` in place in one step: readers see the old file or the new one, never a part of it.
 
     Args:
@@ -50,7 +50,7 @@ def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
         flush_folder(path.parent)
 
 
-def _write_fully(descriptor: int, content: bytes) -> None:
+def _write_fully(descriptor: int, content: bytes | memoryview) -> None:
     """Write everything, however little the kernel takes at a time."""
     rest = memoryview(content)
     while rest:

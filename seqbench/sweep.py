@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from seqbench import environment, records, store
+from seqbench import environment, locks, records, store
 from seqbench.config import Job, settings
-from seqbench.display import Display
+from seqbench.display import Display, outcome
 from seqbench.errors import UsageError
 from seqbench.isolate import Pool
-from seqbench.plan import Unit, describe, expected_device, finished, plan
+from seqbench.plan import Unit, describe, expected_device, extended, finished, plan
+from seqbench.records import Run
+from seqbench.store import DamagedFile
 
 
 def sweep_folder(jobs: list[Job]) -> Path:
@@ -34,7 +38,8 @@ def safe_name(name: str) -> str:
     Raises:
         UsageError: the name holds anything but letters, digits, dots, dashes and underscores.
     """
-    if not all(c.isalnum() or c in "._-" for c in name) or name.startswith(".") or len(name) > 80:
+    safe = all((c.isascii() and c.isalnum()) or c in "._-" for c in name)
+    if not safe or name.startswith(".") or len(name) > 80:
         raise UsageError(
             f"sweep={name}: use at most 80 letters, digits, '-', '_' and '.', not starting with '.'"
         )
@@ -48,44 +53,91 @@ def slots(job: Job) -> int:
     return 1 if expected_device(job) == "cuda" else environment.cores()
 
 
-def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Path:
-    """Run everything that is not done yet. Returns the sweep's folder.
+def run_sweep(jobs: list[Job], command: list[str], console: Console) -> tuple[Path, list[str]]:
+    """Run everything that is not done yet.
+
+    Returns:
+        The sweep's folder, and in words the runs whose failure could not be recorded there (a full disk).
 
     Raises:
         UsageError: the data of a task cannot be used; nothing has been trained.
         KeyboardInterrupt: stopped by the user; what was running is recorded as interrupted.
     """
     folder = sweep_folder(jobs)
-    folder.mkdir(parents=True, exist_ok=True)
+    store.make_folder(folder)
     units = plan(jobs, folder)
-    _prepare(units)
-    store.write_sealed(folder / records.PLAN_FILE, describe(jobs, units, folder.name, program(), command))
-    reused = [unit for unit in units if finished(unit) is not None]
-    todo = [unit for unit in units if unit not in reused]
-    console.print(
-        f"{len(units)} runs in {folder}" + (f", {len(reused)} reused" if reused else ""),
-        highlight=False, markup=False,
-    )  # fmt: skip
-    with Display(console, len(units), len(reused)) as display:
-        for pool, some in (
-            (Pool(slots(jobs[0])), [unit for unit in todo if unit.kind == "train"]),
-            (Pool(1), [unit for unit in todo if unit.kind == "speed"]),
-        ):
-            for unit, run in pool.run(some, lambda pool=pool: display.tick(pool.running)):  # type: ignore[misc]
-                display.ended(unit, run)
-    return folder
+    reused = {unit.identity for unit in units if finished(unit) is not None}
+    todo = [unit for unit in units if unit.identity not in reused]
+    _prepare(todo)
+    planned = _write_plan(folder, describe(jobs, units, folder.name, program(), command))
+    earlier = len(planned["runs"]) - len(units)
+    say(
+        console,
+        f"{len(units)} runs in {folder}"
+        + (f", {len(reused)} reused" if reused else "")
+        + (f"; the table also shows {earlier} of earlier commands" if earlier else ""),
+    )
+    unrecorded = _run(jobs[0], todo, len(units), console)
+    _settle(folder, planned, unrecorded)
+    return folder, [f"{unit.label}: {outcome(run)}" for unit, run in unrecorded if not _recorded(unit)]
 
 
-def _prepare(units: list[Unit]) -> None:
+def _run(job: Job, todo: list[Unit], total: int, console: Console) -> list[tuple[Unit, Run]]:
+    """Train side by side, then time alone. Returns the runs whose record could not be written."""
+    unrecorded = []
+    with Display(console, total, total - len(todo)) as display:
+        for kind, at_once in (("train", slots(job)), ("speed", 1)):
+            some = [unit for unit in todo if unit.kind == kind]
+            with contextlib.closing(Pool(at_once).run(some, display.tick)) as ended:
+                for unit, run in ended:
+                    display.ended(unit, run)
+                    if run.status != "done" and not _recorded(unit):
+                        unrecorded.append((unit, run))
+                    if run.status != "done" and job.fail_fast:
+                        say(console, "stopped at the first run that did not end well (fail_fast=true)")
+                        return unrecorded
+    return unrecorded
+
+
+def _recorded(unit: Unit) -> bool:
+    return (unit.folder / records.RUN_FILE).exists()
+
+
+def _write_plan(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """Write the plan before the first run, together with what earlier commands finished here."""
+    with locks.file_lock(folder / ".lock"):
+        with contextlib.suppress(FileNotFoundError, DamagedFile):  # the first plan, or one that is lost
+            new = extended(new, records.read_plan(folder), folder)
+        records.write_plan(folder, new)
+    return new
+
+
+def _settle(folder: Path, planned: dict[str, Any], unrecorded: list[tuple[Unit, Run]]) -> None:
+    """Write what could not be written while the disk was full or the folder gone, if that works now."""
+    with contextlib.suppress(OSError):
+        for unit, run in unrecorded:
+            records.write_run(unit.folder, run, {})
+        try:
+            records.read_plan(folder)
+        except (FileNotFoundError, DamagedFile):
+            store.make_folder(folder)
+            records.write_plan(folder, planned)
+
+
+def _prepare(todo: list[Unit]) -> None:
     """Check the device, load and cache data sets: once, before anything is trained."""
     wanted = {
         store.digest({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
-        for unit in units
-        if finished(unit) is None
+        for unit in todo
     }
     if wanted:
         with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
             Pool(1).prepare(list(wanted.values()), Path(scratch) / "failure.txt")
+
+
+def say(console: Console, line: str) -> None:
+    """Print words as they are."""
+    console.print(line, highlight=False, markup=False)
 
 
 def program() -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqbench.batch import Batch, TensorBatch
+from seqbench.checkpoint import Checkpoint
 from seqbench.config import TrainConfig
 from seqbench.evaluate import Score, evaluate
 from seqbench.network import Network
@@ -23,6 +26,7 @@ from seqbench.tasks.base import Data
 Columns = dict[str, list[Any]]
 _HASHED_BATCHES = 10
 _EXPLODED_LOSS = 1e4
+_TABLES = ("steps", "parameters", "evaluations")
 
 
 class Diverged(Exception):
@@ -53,6 +57,7 @@ class Outcome:
     best_accuracy: float = 0.0
     first_batch_sha256: str = ""
     data_sha256: str = ""
+    resumed_step: int = 0
 
 
 class Stepper:
@@ -149,42 +154,114 @@ def fit(
     solved_at: float | None,
     device: torch.device,
     report: Callable[[dict[str, Any]], None],
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train until the budget is spent or the task is solved.
 
     Args:
         report: called with the progress after every logging interval.
+        checkpoint: where to go on from, and to leave the state from time to time.
 
     Raises:
         Diverged: with what was logged so far in its ``outcome`` attribute.
     """
     total = planned_steps(config, data)
-    outcome = Outcome()
-    stepper = Stepper(network, config, total)
+    run = Training(Stepper(network, config, total), device)
+    if checkpoint is not None:
+        run.restore(checkpoint.load())
+    outcome = run.outcome
     batches = _fingerprinted(data, config.batch_size, outcome)
+    skip(batches, run.stepper.done)
     valid = [batch.tensors(device) for batch in data.held_out("valid", config.eval_examples)]
-    best: dict[str, Tensor] | None = None
-    accuracy: float | None = None
     network.train()
     try:
-        while stepper.done < total:
-            pause = min(next_stop(stepper.done, config), total)
-            _steps(stepper, batches, pause, device, outcome)
+        while run.stepper.done < total:
+            pause = min(next_stop(run.stepper.done, config), total)
+            _steps(run.stepper, batches, pause, device, outcome)
             if pause % config.eval_every == 0 or pause == total:
-                score = evaluate(network, valid)
-                accuracy = score.accuracy
-                if config.keep_best and score.accuracy >= outcome.best_accuracy:
-                    best = copy.deepcopy(network.state_dict())
-                _note_evaluation(outcome, score, solved_at)
-            report({"step": pause, "steps": total, "loss": outcome.steps["loss"][-1], "accuracy": accuracy})
+                run.judge(evaluate(network, valid), solved_at)
+            report(run.progress(total))
             if outcome.solved_step is not None and config.stop_when_solved:
                 break
+            if checkpoint is not None and checkpoint.due() and pause < total:
+                checkpoint.save(run.state())
     except Diverged as error:
         error.outcome = outcome
         raise
-    if best is not None:
-        network.load_state_dict(best)
+    if run.best is not None:
+        network.load_state_dict(run.best)
     return outcome
+
+
+class Training:
+    """All that changes while a network is trained, so that it can be left and taken up again bit for bit."""
+
+    def __init__(self, stepper: Stepper, device: torch.device) -> None:
+        self.stepper, self.device = stepper, device
+        self.outcome = Outcome()
+        self.best: dict[str, Tensor] | None = None  # weights, kept where the configuration asks for them
+        self.accuracy: float | None = None
+
+    def judge(self, score: Score, solved_at: float | None) -> None:
+        """Note an evaluation, and keep the weights if they are the best so far."""
+        self.accuracy = score.accuracy
+        if self.stepper.config.keep_best and score.accuracy >= self.outcome.best_accuracy:
+            self.best = copy.deepcopy(self.stepper.network.state_dict())
+        _note_evaluation(self.outcome, score, solved_at)
+
+    def progress(self, total: int) -> dict[str, Any]:
+        """Where training is, for the display."""
+        return {
+            "step": self.stepper.done, "steps": total, "first_step": self.outcome.resumed_step,
+            "loss": self.outcome.steps["loss"][-1], "accuracy": self.accuracy,
+        }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """Everything as tensors and plain values. The data's place follows from the number of steps."""
+        outcome = dataclasses.asdict(self.outcome)
+        tables = {name: outcome.pop(name) for name in _TABLES}
+        on_cuda = self.device.type == "cuda"
+        return {
+            "network": self.stepper.network.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None,
+            "best": self.best,
+            "accuracy": self.accuracy,
+            "done": self.stepper.done,
+            "outcome": outcome,
+            "tables": {name: _packed(columns) for name, columns in tables.items()},
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Take up the state of :meth:`state`; None: there is none."""
+        if state is None:
+            return
+        self.stepper.network.load_state_dict(state["network"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.done = state["done"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.best, self.accuracy = state["best"], state["accuracy"]
+        tables = {name: _unpacked(columns) for name, columns in state["tables"].items()}
+        self.outcome = Outcome(**state["outcome"] | tables | {"resumed_step": state["done"]})
+
+
+def _packed(columns: Columns) -> dict[str, Tensor]:
+    """Columns of numbers as tensors that give back the same bits."""
+    kinds = {int: torch.int64, float: torch.float64}
+    return {name: torch.tensor(values, dtype=kinds[type(values[0])]) for name, values in columns.items()}
+
+
+def _unpacked(columns: dict[str, Tensor]) -> Columns:
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+def skip(batches: Iterator[Batch], count: int) -> None:
+    """Draw the batches that an earlier process trained on, so that the next one is the same as without it."""
+    for _ in itertools.islice(batches, count):
+        pass
 
 
 def next_stop(done: int, config: TrainConfig) -> int:

@@ -6,16 +6,19 @@ Importing this module imports torch; a warm server process imports it once and f
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import ctypes
+import dataclasses
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import tempfile
+import resource
+import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,18 +26,20 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from seqbench import environment, records
+from seqbench import environment, locks, records, store
+from seqbench.checkpoint import Checkpoint
 from seqbench.config import Job, settings
 from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.match import matched_parameters, solve_width
-from seqbench.memory import PeakMeter, peak_bytes
+from seqbench.memory import PeakMeter, data_bytes, peak_bytes
 from seqbench.network import Network, parameter_count
 from seqbench.plan import THREADS, Unit, cache_folder, finished
 from seqbench.probes.base import NotApplicable
 from seqbench.records import Run, Scalar
 from seqbench.registry import lookup, plugins
+from seqbench.secret import mask
 from seqbench.seeds import number
 from seqbench.speed import load_average, time_rung
 from seqbench.tasks.base import Data
@@ -42,6 +47,7 @@ from seqbench.train import Columns, Diverged, Outcome, extend, fit
 
 _PROBE_EXAMPLES = 16
 _LOCK_FILE = ".lock"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _warm_up() -> None:
@@ -59,25 +65,41 @@ def execute(unit: Unit) -> None:
     """Entry point of the child: does the unit's work unless it is done, and records whatever happens."""
     os.setsid()
     _die_with_parent()
-    unit.folder.mkdir(parents=True, exist_ok=True)
-    with locked(unit.folder / _LOCK_FILE):
+    _print_to(Path(os.devnull))
+    with locks.file_lock(unit.folder / _LOCK_FILE):
         if finished(unit) is not None:
             return  # another sweep did the same run while this one waited
-        for stale in (records.RUN_FILE, records.EVENTS_FILE):
-            (unit.folder / stale).unlink(missing_ok=True)
-        with (unit.folder / records.LOG_FILE).open("w", encoding="utf-8", buffering=1) as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            torch.set_num_threads(THREADS)
-            allocator = environment.keep_freed_memory()
-            plugins("model"), plugins("task"), plugins("probe")
-            with locked(machine_lock(), exclusive=unit.kind == "speed"):
-                (unit.folder / records.STARTED_FILE).touch()  # the time limit counts from here
-                Recorder(unit, allocator).run()
+        _print_to(unit.folder / records.LOG_FILE)
+        _clear(unit)
+        torch.set_num_threads(THREADS)
+        allocator = environment.keep_freed_memory()
+        plugins("model"), plugins("task"), plugins("probe")
+        with locks.alone() if unit.kind == "speed" else locks.busy():
+            (unit.folder / records.STARTED_FILE).touch()  # the time limit counts from here
+            Recorder(unit, allocator).run()
+
+
+def _print_to(path: Path) -> None:
+    """Send everything that this process prints, on whatever way, to a file."""
+    with path.open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _clear(unit: Unit) -> None:
+    """Remove what an earlier attempt left, except the checkpoint from which this one goes on."""
+    for name in (records.RUN_FILE, records.EVENTS_FILE):
+        store.remove(unit.folder / name)
+    for stale in unit.folder.glob(".*.tmp"):
+        store.remove(stale)
 
 
 def _die_with_parent() -> None:
     """End this process when the one that started the sweep is gone, however it went (also by kill -9)."""
+    if sys.platform == "linux":  # the server ends with the sweep; this works also inside a long call of C
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -89,33 +111,33 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def limit_memory(mib: float, device: torch.device) -> None:
+    """Let this process take at most ``mib`` MiB more than it has now; more raises an out-of-memory error."""
+    more = int(mib * 2**20)
+    if device.type == "cuda":
+        share = more / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + more, hard))
+
+
 def prepare(jobs: list[Job], failure: Path) -> None:
     """Entry point of the child that checks the device and prepares data, before anything is trained.
 
     The reason why something cannot be used is left in the file ``failure``.
     """
+    _die_with_parent()
     try:
         for job in jobs:
             pick_device(job.device)
-            job.task.prepare(cache_folder(job))
+            with locks.busy():
+                job.task.prepare(cache_folder(job))
     except UsageError as error:
         failure.write_text(str(error), encoding="utf-8")
     except Exception as error:
         traceback.print_exc()
         failure.write_text(f"task '{job.task.name}': {type(error).__name__}: {error}", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, exclusive: bool = True) -> Iterator[None]:
-    """Hold a file lock; the kernel frees it on any exit, so it can never be stale."""
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-        yield
-
-
-def machine_lock() -> Path:
-    """The lock that training shares and timing has alone, for all sweeps of this user on this machine."""
-    return Path(tempfile.gettempdir()) / f"seqbench-{os.getuid()}.lock"
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -139,15 +161,23 @@ def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Networ
 
 
 class Events:
-    """Progress of a run as one JSON object per line, for the display in the parent."""
+    """Progress of a run as one JSON object per line, for the display in the parent.
+
+    Progress that cannot be written (a full disk) is no reason to stop training; the record will say so.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._handle: IO[str] = path.open("w", encoding="utf-8", buffering=1)
+        self._handle: IO[str] | None = None
+        with contextlib.suppress(OSError):
+            self._handle = path.open("w", encoding="utf-8", buffering=1)
         self._started = time.perf_counter()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        elapsed_s = round(time.perf_counter() - self._started, 3)
-        self._handle.write(json.dumps({**event, "elapsed_s": elapsed_s}) + "\n")
+        elapsed_s = time.perf_counter() - self._started
+        left_s = elapsed_s / max(1, event["step"] - event["first_step"]) * (event["steps"] - event["step"])
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                self._handle.write(json.dumps({**event, "left_s": round(left_s, 1)}) + "\n")
 
 
 class Recorder:
@@ -163,6 +193,7 @@ class Recorder:
         }
         self.error: dict[str, str] | None = None
         self.card = self.job.task.described()
+        self.checkpoint = Checkpoint(unit.folder, unit.identity, self.job.checkpoint_s)
 
     def run(self) -> None:
         """Train or time, then write the record."""
@@ -178,12 +209,26 @@ class Recorder:
             model=self.job.model.name,
             seed=self.unit.seed,
             config=settings(self.job),
+            label=self.unit.label,
             card=self.card,
             environment=self.environment,
             metrics=self.metrics,
             error=self.error,
         )
-        records.write_run(self.unit.folder, run, self.tables)
+        self._commit(run)
+        with contextlib.suppress(OSError):
+            store.remove(self.unit.folder / records.EVENTS_FILE)
+            if status in records.ENDED:
+                self.checkpoint.discard()
+
+    def _commit(self, run: Run) -> None:
+        """Write the record; where the disk does not take it, at least the reason, if that fits."""
+        try:
+            records.write_run(self.unit.folder, run, self.tables)
+        except OSError as error:
+            status = self._failed("failed", error)
+            short = dataclasses.replace(run, status=status, metrics={}, error=self.error)
+            records.write_run(self.unit.folder, short, {})
 
     def _guarded(self, work: Callable[[], None]) -> str:
         """Run ``work``; name its status instead of raising."""
@@ -200,12 +245,17 @@ class Recorder:
     def _failed(self, status: str, error: Exception) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        self.error = {"type": type(error).__name__, "message": str(error)[:2000], "place": place}
+        message = mask(str(error))[:2000]
+        self.error = {"type": type(error).__name__, "message": message, "place": place}
         return status
 
     def _train(self) -> None:
         job, seed = self.job, self.unit.seed
         device = pick_device(job.device)
+        if job.limit.memory_mib is not None:
+            limit_memory(job.limit.memory_mib, device)
+        if job.force:
+            self.checkpoint.discard()
         data = job.task.open(seed, cache_folder(job))
         self.card["floors"] |= data.floors
         self.metrics |= data.notes
@@ -216,7 +266,7 @@ class Recorder:
         memory = PeakMeter(device)
         torch.manual_seed(number(seed, "dropout"))
         events = Events(self.unit.folder / records.EVENTS_FILE)
-        outcome = fit(network, data, job.train, job.task.solved_at, device, events)
+        outcome = fit(network, data, job.train, job.task.solved_at, device, events, self.checkpoint)
         training_bytes = memory.bytes()
         self._keep(outcome)
         test = [batch.tensors(device) for batch in data.held_out("test", job.train.test_examples)]
@@ -262,6 +312,7 @@ class Recorder:
             "train_cpu_s": outcome.train_cpu_s,
             "train_wall_s": outcome.train_wall_s,
             "trained_tokens": outcome.valid_tokens,
+            "resumed_step": outcome.resumed_step,
             "first_batch_sha256": outcome.first_batch_sha256,
             "data_sha256": outcome.data_sha256,
         }
@@ -285,6 +336,7 @@ class Recorder:
     def _speed(self) -> None:
         device = pick_device(self.job.device)
         self.environment["load_average_before"] = load_average()
+        busy_s, own_s, wall_s = environment.busy_core_s(), time.process_time(), time.perf_counter()
         table: Columns = {}
         for job in self.unit.jobs:
             data = job.task.open(self.unit.seed, cache_folder(job))
@@ -294,6 +346,10 @@ class Recorder:
             extend(table, time_rung(network, data, job.train, job.speed, device, rung))
         self.tables["speed"] = table
         self.environment["load_average_after"] = load_average()
+        now_s = environment.busy_core_s()
+        if busy_s is not None and now_s is not None:
+            others_s = now_s - busy_s - (time.process_time() - own_s)
+            self.metrics["others_busy_cores"] = max(0.0, others_s / (time.perf_counter() - wall_s))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

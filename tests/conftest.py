@@ -120,7 +120,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def environment(temporary: Path) -> dict[str, str]:
     """Plain output and a machine lock of the tests' own: they neither wait for others nor hold them up."""
-    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "TMPDIR": str(temporary)}
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "SEQBENCH_LOCKS": str(temporary)}
 
 
 @pytest.fixture(scope="session")

@@ -35,9 +35,9 @@ HEAVY = {
 LAYERS = [
     ["seqbench"],
     ["seqbench.errors", "seqbench.store", "seqbench.secret"],
-    ["seqbench.records"],
+    ["seqbench.records", "seqbench.guard"],
     ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats"],
-    ["seqbench.batch", "seqbench.environment", "seqbench.memory"],
+    ["seqbench.batch", "seqbench.environment", "seqbench.memory", "seqbench.locks", "seqbench.checkpoint"],
     ["seqbench.cache", "seqbench.source", "seqbench.text"],
     [
         "seqbench.models",
@@ -55,6 +55,7 @@ LAYERS = [
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
     ["seqbench.worker"],
+    ["seqbench.warm"],
     ["seqbench.isolate"],
     ["seqbench.display"],
     ["seqbench.sweep"],

@@ -31,7 +31,7 @@ SLIPS = {
     "model=rnn model.heads=2": "no setting 'model.heads' for rnn; choices: bidirectional",
     "-m model=transformer,rnn model.heads=2": "no setting 'model.heads' for rnn",
     "task=mqar task.lengths=[8]": "no setting 'task.lengths' for mqar",
-    "hydra.foo=1": "hydra.foo: Key 'foo' not in 'HydraConf'",
+    "hydra.foo=1": "hydra.foo=1: this part of Hydra can run code or hide settings; allowed are",
     "train": "'train': expected key=value",
     "-m lstm": "'lstm': expected key=value",
     "--hepl": "no flag '--hepl'; did you mean '--help'?",

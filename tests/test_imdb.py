@@ -543,7 +543,7 @@ def test_an_interrupted_write_leaves_no_cache(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(cache.os, "fsync", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         cache.save(tmp_path / "a.npz", {"x": np.arange(3)}, {})
     assert list(tmp_path.iterdir()) == []

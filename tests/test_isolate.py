@@ -5,6 +5,7 @@ A user's own file plays the model: it registers a layer and ends in ``main()``, 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 from conftest import environment
 
-from seqbench import records, store
+from seqbench import environment as environment_
+from seqbench import isolate, records
+from seqbench.plan import plan
 from seqbench.records import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -117,8 +120,8 @@ def test_every_way_to_end_becomes_a_record(sweep, how):
 
 def test_every_planned_run_is_accounted_for(sweep):
     folder, result = sweep
-    [plan] = folder.glob("runs/*/plan.json")
-    planned = {run["identity"] for run in store.read_json(plan)["runs"]}
+    [written] = folder.glob("runs/*/plan.json")
+    planned = {run["identity"] for run in records.read_plan(written.parent)["runs"]}
     assert planned == {run.identity for run in runs_below(folder)}
     assert len(planned) == len(OUTCOMES)
     shown = [line.split("] ")[1].split()[0] for line in result.stdout.splitlines() if line.startswith("[")]
@@ -138,6 +141,72 @@ def test_the_error_names_its_place_and_keeps_the_log(sweep):
     assert "building os-exit" in runs["os-exit"].error["place"]  # the last lines of its log
     [log] = folder.glob("runs/*/*how-raise*/log.txt")
     assert "Traceback" in log.read_text()
+
+
+def test_fail_fast_stops_at_the_first_run_that_does_not_end_well(python_in, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    command = ["faulty.py", "-m", "model=faulty", "model.how=fine,raise,hang", *TINY, "seeds=1", "workers=1"]
+    result = python_in(tmp_path, *command, "speed.enabled=false", "fail_fast=true")
+    statuses = {run.config["model"]["how"]: run.status for run in runs_below(tmp_path)}
+    assert statuses == {"fine": "done", "raise": "failed"}, result.stdout + result.stderr
+    assert "fail_fast=true" in result.stdout
+    assert "3 runs planned = 1 done + 1 failed + 1 pending" in result.stdout
+    assert result.returncode == 1
+
+
+class Ended:
+    """A child process that is gone, as :mod:`multiprocessing` shows it."""
+
+    pid = None
+
+    def __init__(self, exitcode: int) -> None:
+        self.exitcode = exitcode
+
+    def join(self, timeout: float) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@pytest.fixture
+def child(make_job, tmp_path):
+    """A child of a unit whose last attempt failed; ``exitcode`` says how this one ends."""
+    [unit] = plan([make_job(seeds=[0], task_options={"lengths": [8]}, speed={"enabled": False})], tmp_path)
+    isolate.write_failure(unit, isolate.Death("failed", "ValueError", "the first time"))
+
+    def make(exitcode: int) -> isolate.Child:
+        stamp = isolate._record_stamp(unit)
+        return isolate.Child(unit, Ended(exitcode), time.time(), stamp, environment_.oom_kills())
+
+    return make
+
+
+def test_the_record_of_an_earlier_attempt_is_not_taken_for_this_one(child):
+    one = child(-9)
+    assert isolate._outcome(one).error["message"] == "signal 9"
+    assert records.read_run(one.unit.folder).status == "killed"
+
+
+def test_a_record_that_another_sweep_committed_meanwhile_counts(child):
+    one = child(1)
+    done = dataclasses.replace(records.read_run(one.unit.folder), status="done", error=None)
+    records.write_run(one.unit.folder, done, {})
+    assert isolate._outcome(one).status == "done"
+
+
+def test_the_kernels_out_of_memory_killer_is_told_from_other_kills(child, monkeypatch):
+    one = child(-9)
+    monkeypatch.setattr(environment_, "oom_kills", lambda: one.oom_kills_before + 1)
+    assert isolate._outcome(one).status == "oom"
+
+
+def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(child, monkeypatch):
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    one = child(-9)
+    monkeypatch.setattr(records, "write_run", full)
+    run = isolate._outcome(one)
+    assert (run.status, run.error["message"]) == ("killed", "signal 9; not recorded: No space left on device")
 
 
 def test_a_diverged_run_keeps_what_it_logged(sweep):

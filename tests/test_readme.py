@@ -36,7 +36,10 @@ def run(words: list[str], folder: Path, **environment: str) -> subprocess.Comple
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder, capture_output=True, text=True, timeout=150, check=False,
-        env={**os.environ, "TMPDIR": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **environment},
+        env={
+            **os.environ, "SEQBENCH_LOCKS": str(folder), "XDG_CACHE_HOME": str(folder / "cache"),
+            **environment,
+        },
     )  # fmt: skip
 
 

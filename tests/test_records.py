@@ -7,7 +7,10 @@ import json
 import math
 import os
 import random
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seqbench import records, store
@@ -204,3 +207,90 @@ def test_folder_names_are_safe_whatever_the_label(label):
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert not name.startswith("-")
     assert name.endswith("-0123456789")
+
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("schema-*"))
+
+
+@pytest.mark.parametrize("sweep", GOLDEN, ids=[path.name for path in GOLDEN])
+def test_every_schema_there_ever_was_is_still_read(sweep):
+    plan = records.read_plan(sweep)
+    assert plan["schema"] == records.SCHEMA
+    assert plan["commands"][0][0] == "-m"
+    assert plan["runs"]
+    for entry in plan["runs"]:
+        read = records.read_run(sweep / entry["folder"])
+        assert (read.identity, read.schema) == (entry["identity"], records.SCHEMA)
+        assert read.label
+        assert records.files_intact(sweep / entry["folder"], read)
+        for file in read.files:
+            if file.endswith(".parquet"):
+                table = records.read_table(sweep / entry["folder"], read, file.removesuffix(".parquet"))
+                assert table.num_rows > 0
+
+
+def test_there_is_a_golden_sweep_of_every_older_schema():
+    names = {path.name for path in GOLDEN}
+    assert {f"schema-{number}" for number in range(1, records.SCHEMA)} <= names
+
+
+def test_a_damaged_record_of_an_older_schema_is_detected(tmp_path):
+    [source] = [path for path in GOLDEN if path.name == "schema-1-diverged"]
+    [path] = source.glob("*/run.json")
+    (tmp_path / "run.json").write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(DamagedFile, match="checksum"):
+        records.read_run(tmp_path)
+
+
+def test_the_log_is_part_of_the_record_without_secrets_and_out_of_reach_of_stragglers(
+    tmp_path, run, monkeypatch
+):
+    monkeypatch.setenv("MY_API_KEY", "canary-value")
+    straggler = (tmp_path / "log.txt").open("w", buffering=1)
+    straggler.write("x" * (2 << 20) + "\nthe key is canary-value\n")
+    written = records.write_run(tmp_path, run, {})
+    straggler.write("still here\n")
+    straggler.close()
+    assert records.files_intact(tmp_path, written)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.endswith("the key is ***\n")
+    assert len(log) <= 1 << 20
+    (tmp_path / "log.txt").write_text(log + "!")
+    assert not records.files_intact(tmp_path, written)
+
+
+@pytest.mark.parametrize("name", ["../x.parquet", "/etc/passwd", "a/b.parquet", "x.pkl", ".parquet", ""])
+def test_a_record_cannot_name_a_file_outside_its_folder(folder, name):
+    rewrite(folder, files={name: "0" * 64})
+    with pytest.raises(DamagedFile, match="impossible file"):
+        records.read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"x": [[1, 2]]}), "column of type list"),
+        (pa.table({"x": [{"a": 1}]}), "column of type struct"),
+        (pa.table({"x": [b"bytes"]}), "column of type binary"),
+    ],
+)
+def test_a_table_of_another_kind_is_refused(folder, table, message):
+    forge(folder, table)
+    with pytest.raises(DamagedFile, match=message):
+        records.read_table(folder, records.read_run(folder), "steps")
+
+
+def test_a_table_that_blows_up_when_unpacked_is_refused(folder):
+    forge(folder, pa.table({"x": [0] * 1000}), compression="zstd")
+    with pytest.raises(DamagedFile, match="compressed with ZSTD"):
+        records.read_table(folder, records.read_run(folder), "steps")
+    forge(folder, pa.table({"x": pa.nulls(30_000_001)}))
+    with pytest.raises(DamagedFile, match="30000001 rows"):
+        records.read_table(folder, records.read_run(folder), "steps")
+
+
+def forge(folder, table: pa.Table, **options: str) -> None:
+    """Replace a table and give the record a checksum that fits, as an editor with intent would."""
+    pq.write_table(table, folder / "steps.parquet", **options)
+    content = (folder / "steps.parquet").read_bytes()
+    rewrite(folder, files={"steps.parquet": store.sha256(content)})

@@ -8,7 +8,6 @@ import hashlib
 import html
 import html.parser
 import io
-import json
 import math
 import re
 import subprocess
@@ -21,11 +20,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from seqbench import hooks, records, store
+from seqbench import hooks, records
 from seqbench.errors import UsageError
 from seqbench.records import Run
 from seqbench.report import __main__ as command
-from seqbench.report import facts, page, theme
+from seqbench.report import facts, page, summary, theme
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render, write_page
 from seqbench.report.summary import Flow, cells, flow_table, flows
@@ -118,10 +117,8 @@ def write_sweep(folder: Path, work: list[Work], pending: int = 0, **plan: Any) -
         entries.append({"folder": name, "identity": identity, **{key: getattr(run, key) for key in kept}})
     folder.mkdir(parents=True, exist_ok=True)
     models = list(dict.fromkeys(run.model for run, _ in work))
-    described = {"schema": 1, "sweep": folder.name, "command": ["-m", "model=a,b"], "models": models}
-    store.write_sealed(
-        folder / "plan.json", {**described, "reference": next(iter(models), None), "runs": entries, **plan}
-    )
+    described = {"sweep": folder.name, "commands": [["-m", "model=a,b"]], "models": models}
+    records.write_plan(folder, {**described, "reference": next(iter(models), None), "runs": entries, **plan})
     return folder
 
 
@@ -341,11 +338,52 @@ def test_damage_is_a_finding_not_a_crash(tmp_path: Path, damage: Callable[[Path]
     assert "Not readable" in text
 
 
+def test_a_run_with_a_damaged_file_is_not_done(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1}, seeds=2))
+    path = folder / "run-1" / "evaluations.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    sweep = read_sweep(folder)
+    assert list(sweep.runs["status"]) == ["done", "damaged"]
+    assert summary.counted(sweep) == "2 runs planned = 1 done + 1 damaged"
+    assert "run-1: a file is missing or not what the record says" in sweep.problems
+
+
+def test_every_status_is_counted_and_the_parts_add_up(tmp_path: Path):
+    ended = [status for status in records.STATUSES if status not in ("damaged", "pending")]
+    work: list[Work] = [
+        (training("rnn", 16, seed, 0.5, status=status), {}) for seed, status in enumerate(ended)
+    ]
+    folder = write_sweep(tmp_path / "s", [*work, *small({"gru": 0.5}, seeds=2)], pending=1)
+    (folder / f"run-{len(work)}" / "run.json").write_text("{")
+    said = summary.counted(read_sweep(folder))
+    assert said.startswith("9 runs planned = 1 done + ")
+    assert all(f"1 {status}" in said for status in records.STATUSES)
+    assert said in html.unescape(render(read_sweep(folder)))
+
+
+def test_finished_runs_that_no_plan_names_are_counted_and_left_out(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1, "gru": 0.5}))
+    plan = records.read_plan(folder)
+    records.write_plan(folder, {**plan, "runs": plan["runs"][:1]})
+    sweep = read_sweep(folder)
+    assert (len(sweep.runs), sweep.left_out) == (1, 1)
+    assert "Left out of this page: 1 finished" in html.unescape(render(sweep))
+    assert "left out: 1 finished with other code" in finish(folder, tmp_path / "reports", 80)[1]
+
+
+def test_runs_of_different_code_are_not_called_comparable(tmp_path: Path):
+    other = training("gru", 16, 0, 0.5, environment={"code_sha256": "b", "cpu": "a chip"})
+    same = training("rnn", 16, 0, 0.5, environment={"code_sha256": "a", "cpu": "a chip"})
+    assert "Do not compare them" in shown([(same, {}), (other, {})], tmp_path / "s")
+
+
 def test_a_record_of_another_run_is_damaged(tmp_path: Path):
     folder = write_sweep(tmp_path / "s", usual({"rnn": 0.1}, seeds=1))
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = records.read_plan(folder)
     plan["runs"][0]["identity"] = "f" * 64
-    (folder / "plan.json").write_text(json.dumps(plan))
+    records.write_plan(folder, plan)
     assert list(read_sweep(folder).runs["status"]) == ["damaged", "done", "done"]
 
 
@@ -365,9 +403,7 @@ def test_a_plan_cannot_point_outside_the_sweep(tmp_path: Path, name: Any):
         "rung": 16,
         "seed": 0,
     }
-    store.write_sealed(
-        folder / "plan.json", {"runs": [entry, "text", None, 7, {}, []], "command": 5, "models": {}}
-    )
+    records.write_plan(folder, {"runs": [entry, "text", None, 7, {}, []], "commands": 5, "models": {}})
     sweep = read_sweep(folder)
     assert sweep.runs.empty
     assert sweep.problems == ["6 entries of plan.json are not runs"]
@@ -387,7 +423,7 @@ def test_hostile_text_everywhere(tmp_path: Path):
     second = dataclasses.replace(run, model="_hidden", config=settings("_hidden", 16), seed=1)
     bad = dataclasses.replace(run, seed=2, status="failed", error={"type": dirt, "message": dirt})
     work: list[Work] = [(run, tables(0.5)), (second, tables(0.5)), (bad, {})]
-    folder = write_sweep(tmp_path / "s", work, command=[dirt, "=cmd()"], reference=dirt)
+    folder = write_sweep(tmp_path / "s", work, commands=[[dirt, "=cmd()"]], reference=dirt)
     (folder / "run-2" / "log.txt").write_bytes(b"\xff\xfe" + dirt.encode())
     text = render(read_sweep(folder))
     checked(text)
@@ -545,7 +581,8 @@ def test_the_report_imports_no_torch_and_no_hydra(tmp_path: Path):
         f"build(Path({str(folder)!r}), Path({str(tmp_path / 'out.html')!r}))\n"
         "bad = {'torch', 'hydra', 'omegaconf'} & set(sys.modules)\n"
         "own = {m for m in sys.modules if m.startswith('seqbench.')}\n"
-        "allowed = ('seqbench.report', 'seqbench.records', 'seqbench.stats', 'seqbench.errors')\n"
+        "allowed = ('seqbench.report', 'seqbench.records', 'seqbench.stats', 'seqbench.errors', "
+        "'seqbench.store', 'seqbench.secret')\n"
         "bad |= {m for m in own if not m.startswith(allowed)}\n"
         "sys.exit(str(bad) if bad else 0)\n"
     )
@@ -566,7 +603,7 @@ def test_terminal_summary(tmp_path: Path):
     assert max(map(len, text.splitlines()[:20])) <= 80
     assert "transformer" in text
     assert "3/3" in text
-    assert "runs: 15 done" in text
+    assert "15 runs planned = 15 done" in text
     assert (tmp_path / "reports" / "s.html").is_file()
 
 
@@ -578,13 +615,13 @@ def test_terminal_summary_names_failures_and_fails(tmp_path: Path):
     assert code == 1
     assert "[bold]step 7[/bold]" in text
     assert "run-1/log.txt" in text
-    assert "1 done, 1 diverged" in text
+    assert "2 runs planned = 1 done + 1 diverged" in text
 
 
 def test_terminal_summary_of_nothing(tmp_path: Path):
     code, text = finish(write_sweep(tmp_path / "s", []), tmp_path / "reports", 60)
     assert code == 1
-    assert "none planned" in text
+    assert "No runs planned" in text
 
 
 def test_accuracy_is_never_a_fake_number(tmp_path: Path):
@@ -694,13 +731,13 @@ def test_a_size_that_is_not_matched_is_a_warning(tmp_path: Path):
 def test_the_command_repeats_the_program_and_quotes(tmp_path: Path):
     words = ["-m", "model=a,b", "task.path=/a folder/x", "x=" + "y" * 200]
     folder = write_sweep(
-        tmp_path / "a", small({"rnn": 0.1}), program=["python", "my_layer.py"], command=words
+        tmp_path / "a", small({"rnn": 0.1}), program=["python", "my_layer.py"], commands=[words]
     )
     expected = f"python my_layer.py -m model=a,b 'task.path=/a folder/x' x={'y' * 200}"
-    assert facts.command(read_sweep(folder)) == expected
+    assert facts.commands(read_sweep(folder)) == [expected]
     assert f"repeat: {expected}\n" in finish(folder, tmp_path / "reports", 80)[1]
-    old = read_sweep(write_sweep(tmp_path / "b", [], command=["task=imdb"]))
-    assert facts.command(old) == "python -m seqbench task=imdb"
+    old = read_sweep(write_sweep(tmp_path / "b", [], commands=[["task=imdb"], ["task=mqar"]]))
+    assert facts.commands(old) == ["python -m seqbench task=imdb", "python -m seqbench task=mqar"]
 
 
 @pytest.mark.parametrize(("norm", "said"), [(0.3, True), (1e-5, False), (0.0, False)])

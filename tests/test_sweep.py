@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faults.observe import bits, planned, runs_below, tables
 
 from seqbench import records
-from seqbench.records import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -20,7 +19,6 @@ COMMAND = [
     "train.steps=20", "train.eval_every=10", "train.eval_examples=64", "train.test_examples=64", "seeds=2",
     "match.target=2000", "speed.seconds=0", "speed.lengths=[]",
 ]  # fmt: skip
-CLOCKS = {"train_cpu_s", "train_wall_s", "solved_cpu_s", "peak_memory_bytes", "training_memory_bytes"}
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +29,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def result(python_in, folder) -> subprocess.CompletedProcess:
     return python_in(folder, *COMMAND)
-
-
-def runs_below(folder: Path) -> dict[str, tuple[Path, Run]]:
-    return {
-        path.parent.name: (path.parent, records.read_run(path.parent))
-        for path in sorted(folder.glob("runs/*/*/run.json"))
-    }
-
-
-def bits(folder: Path) -> dict[str, object]:
-    """Everything of every training run that a clock or the allocator did not decide."""
-    found: dict[str, object] = {}
-    for name, (path, run) in runs_below(folder).items():
-        if run.kind == "train":
-            metrics = {key: value for key, value in run.metrics.items() if key not in CLOCKS}
-            tables = {
-                file: records.read_table(path, run, file.removesuffix(".parquet")) for file in run.files
-            }
-            columns = {
-                file: {key: values for key, values in table.to_pydict().items() if key not in CLOCKS}
-                for file, table in tables.items()
-            }
-            found[name] = (run.identity, metrics, columns)
-    return found
 
 
 @pytest.fixture
@@ -72,12 +46,11 @@ def test_the_sweep_ends_well_and_says_so(result, swept):
 
 def test_every_planned_run_left_a_record_that_verifies(swept):
     runs = runs_below(swept)
-    [plan] = swept.glob("runs/*/plan.json")
-    assert {run["folder"] for run in json.loads(plan.read_text())["runs"]} == set(runs)
+    assert planned(swept) == set(runs)
     for path, run in runs.values():
         assert run.status == "done"
-        for file in run.files:
-            assert records.read_table(path, run, file.removesuffix(".parquet")).num_rows > 0
+        assert records.files_intact(path, run)
+        assert all(len(next(iter(table.values()))) > 0 for table in tables(path, run).values())
 
 
 def test_a_training_record_holds_what_the_report_needs(swept):
@@ -90,21 +63,20 @@ def test_a_training_record_holds_what_the_report_needs(swept):
         assert run.metrics["parameters"] > run.metrics["matched_parameters"] > 1_000
         assert run.metrics["peak_memory_bytes"] > 1e7
         assert run.environment["threads"] == 1
-        assert set(run.files) == {
-            f"{n}.parquet" for n in ("steps", "parameters", "evaluations", "gradient_flow")
-        }
-        steps = records.read_table(path, run, "steps").to_pydict()
-        assert steps["step"] == list(range(1, 21))
-        assert records.read_table(path, run, "evaluations").to_pydict()["step"] == [10, 20]
-        flow = records.read_table(path, run, "gradient_flow").to_pydict()
-        assert set(flow["moment"]) == {"init", "final"}
+        found = tables(path, run)
+        assert set(found) == {"steps", "parameters", "evaluations", "gradient_flow"}
+        assert set(run.files) == {f"{name}.parquet" for name in found} | {"log.txt"}
+        assert found["steps"]["step"] == list(range(1, 21))
+        assert found["evaluations"]["step"] == [10, 20]
+        assert set(found["gradient_flow"]["moment"]) == {"init", "final"}
 
 
 def test_a_speed_record_holds_raw_seconds_of_single_steps(swept):
     speeds = [(path, run) for path, run in runs_below(swept).values() if run.kind == "speed"]
     assert {run.model for _, run in speeds} == {"rnn", "transformer"}
     for path, run in speeds:
-        table = records.read_table(path, run, "speed").to_pydict()
+        table = tables(path, run)["speed"]
+        assert 0 <= run.metrics["others_busy_cores"] < 64
         assert set(table["mode"]) == {"train", "forward"}
         assert min(table["step_s"]) > 0
         assert all(
@@ -181,5 +153,4 @@ def test_two_identical_sweeps_at_once_share_their_work(python_in, tmp_path):
     assert [result.returncode for result in both] == [0, 0], both[0].stderr + both[1].stderr
     runs = runs_below(tmp_path)
     assert [run.status for _, run in runs.values()] == ["done"] * 4
-    for path, run in runs.values():
-        assert all(records.read_table(path, run, file.removesuffix(".parquet")) for file in run.files)
+    assert all(records.files_intact(path, run) for path, run in runs.values())

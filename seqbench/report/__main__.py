@@ -17,11 +17,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the page to write (default: reports/NAME.html)")
     arguments = parser.parse_args(argv)
     try:
-        print(build(arguments.folder, arguments.out))  # noqa: T201
+        print(_printable(build(arguments.folder, arguments.out)))  # noqa: T201
     except UsageError as error:
-        print(f"seqbench.report: {error}", file=sys.stderr)  # noqa: T201
+        print(f"seqbench.report: {_printable(error)}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _printable(words: object) -> str:
+    """What a terminal may show: a folder's name can hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in str(words))
 
 
 if __name__ == "__main__":

@@ -235,14 +235,12 @@ def _environment(raw: object) -> dict[str, str]:
     return {clean(str(name).replace("_", " "), 60): clean(value, 80) for name, value in environment.items()}
 
 
-def load(sweep: Sweep) -> tuple[float, float] | None:
-    """Lowest and highest load average beside the speed measurements, or None."""
+def others_busy(sweep: Sweep) -> tuple[float, float] | None:
+    """Fewest and most cores that anything else kept busy during a speed measurement, or None."""
     found = [
         float(value)
         for run in sweep.records.values()
-        if run.kind == "speed" and isinstance(run.environment, Mapping)
-        for name, value in run.environment.items()
-        if str(name).startswith("load_average") and isinstance(value, int | float)
+        if run.kind == "speed" and isinstance(value := run.metrics.get("others_busy_cores"), int | float)
     ]
     return (min(found), max(found)) if found else None
 
@@ -290,8 +288,18 @@ def warnings(sweep: Sweep) -> list[str]:
     pending = int((sweep.runs["status"] == "pending").sum())
     if pending:
         found.append(f"{pending} of {len(sweep.runs)} runs have no record yet: this is half a sweep.")
+    if sweep.left_out:
+        found.append(
+            f"Left out of this page: {sweep.left_out} finished, made in this folder with other code, data, "
+            "versions or settings, and so not comparable with these."
+        )
     mixed = [name for name, values in environments(sweep) if len(values) > 1]
-    if mixed:
+    if any(name == "code sha256" or name.endswith(" version") for name in mixed):
+        found.append(
+            f"The runs were made with different code or versions ({', '.join(mixed[:8])}). "
+            "Do not compare them."
+        )
+    elif mixed:
         found.append(
             f"The runs come from different environments ({', '.join(mixed[:8])}); compare times with care."
         )
@@ -299,9 +307,10 @@ def warnings(sweep: Sweep) -> list[str]:
     return found
 
 
-def command(sweep: Sweep) -> str:
-    """The command that made the sweep."""
-    return shlex.join([*(sweep.program or ["python", "-m", "seqbench"]), *sweep.command])
+def commands(sweep: Sweep) -> list[str]:
+    """The commands that made the sweep, the newest last."""
+    program = sweep.program or ["python", "-m", "seqbench"]
+    return [shlex.join([*program, *command]) for command in sweep.commands]
 
 
 def silent_probes(sweep: Sweep) -> list[str]:
@@ -340,7 +349,7 @@ def csv_text(rows: pd.DataFrame) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(rows.columns)
-    writer.writerows([guarded(value) for value in row] for row in rows.itertuples(index=False))
+    writer.writerows([guarded(value) for value in row] for row in rows.itertuples(index=False, name=None))
     return buffer.getvalue()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,10 +19,14 @@ from seqbench.report.label import clean, differing, flat, label
 from seqbench.report.task import Task, mapping, read_tasks
 from seqbench.store import DamagedFile
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 MODEL_SETTINGS = ("model", "network", "train", "match")
 UNFINISHED = ("pending", "damaged")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
+_MOST_COMMANDS = 20
 _COLUMNS = {
     "evaluations": ("step", "loss", "accuracy"),
     "steps": ("step", "loss", "gradient_norm"),
@@ -30,6 +35,7 @@ _COLUMNS = {
     "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
 }
 _TEXT_COLUMNS = ("moment", "mode")
+_MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
 _RUN_COLUMNS = [
     "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "test_accuracy",
     "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s", "steps", "train_cpu_s",
@@ -45,22 +51,25 @@ class Sweep:
 
     Attributes:
         runs: one row per planned run, with its status and metrics.
-        command, program: what followed the program's name, and the words that start it (none: not known).
+        commands, program: what followed the program's name in each command that added runs (the newest
+            last), and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
         labels: models in the order of the plan.
         records: each run that has a record, by folder.
+        left_out: finished runs in the folder that belong to no plan: made with other code, data or settings.
         problems: what could not be read, in words.
     """
 
     folder: Path
     name: str
-    command: list[str]
+    commands: list[list[str]]
     program: list[str]
     reference: str | None
     labels: list[str]
     tasks: list[Task]
     runs: pd.DataFrame
     records: dict[str, Run]
+    left_out: int
     problems: list[str]
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
@@ -116,29 +125,40 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(
         folder=folder,
         name=clean(folder.resolve().name, 200),
-        command=_words(plan.get("command")),
+        commands=[_words(command) for command in _list(plan.get("commands"))[-_MOST_COMMANDS:]],
         program=_words(plan.get("program")),
         reference=_reference(runs, labels, plan.get("reference")),
         labels=labels,
         tasks=read_tasks(runs, found),
         runs=runs,
         records=found,
+        left_out=_left_out(folder, {entry["folder"] for entry in entries}),
         problems=problems,
     )
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
     try:
-        plan = store.read_json(folder / records.PLAN_FILE)
+        return records.read_plan(folder)
     except (FileNotFoundError, NotADirectoryError):
         reason = "no such folder" if not folder.is_dir() else f"it has no {records.PLAN_FILE}"
         raise UsageError(f"{folder}: {reason}; give the folder of a sweep, like runs/NAME") from None
     except (DamagedFile, OSError) as error:
-        raise UsageError(f"{error}; give the folder of a sweep, like runs/NAME") from None
-    if not isinstance(plan, dict) or not isinstance(plan.get("runs"), list):
-        place = folder / records.PLAN_FILE
-        raise UsageError(f"{place}: not a plan; give the folder of a sweep, like runs/NAME")
-    return plan
+        raise UsageError(
+            f"{error}; give the folder of a sweep, like runs/NAME, or repeat its command: runs that are "
+            "whole are reused"
+        ) from None
+
+
+def _left_out(folder: Path, planned: set[str]) -> int:
+    """Finished runs that no plan names any more."""
+    count = 0
+    with os.scandir(folder) as places:
+        for place in places:
+            if place.name not in planned and place.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError, DamagedFile, OSError):
+                    count += records.read_run(Path(place.path)).status in records.ENDED
+    return count
 
 
 def _entry(raw: object) -> dict[str, Any] | None:
@@ -209,6 +229,8 @@ def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, st
         return "damaged", None, clean(str(error).replace(f"{folder}/", ""), 300)
     if run.identity != entry.get("identity"):
         return "damaged", None, "the record is not of the planned run"
+    if not records.files_intact(place, run):
+        return "damaged", None, "a file is missing or not what the record says"
     return run.status, run, ""
 
 
@@ -254,7 +276,7 @@ def _scalar(value: object) -> float | str | bool | None:
 def log_tail(folder: Path) -> str:
     """The last lines of a run's log, each cut to a readable width."""
     try:
-        content = store.read_bytes(folder / records.LOG_FILE, _LOG_BYTES)
+        content = store.read_tail(folder / records.LOG_FILE, _LOG_BYTES)
     except FileNotFoundError:
         return ""
     except (DamagedFile, OSError):
@@ -273,7 +295,10 @@ def _labels(runs: pd.DataFrame, models: list[Any]) -> list[str]:
 def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | None:
     """The label of the plan's reference model, or the first model that is not a canary."""
     training = runs[runs["kind"] == "train"]
-    named, real = training["model"] == wanted, training["canary"].ne(True)
+    named, real = (
+        training["model"] == (clean(wanted) if isinstance(wanted, str) else None),
+        training["canary"].ne(True),
+    )
     for candidates in (training[named], training[real], training):
         if len(candidates):
             return min((str(name) for name in candidates["label"]), key=labels.index)
@@ -310,16 +335,32 @@ def _read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
     missing = [column for column in _COLUMNS[name] if column not in table.column_names]
     if missing:
         raise DamagedFile(f"no column {', '.join(missing)}")
-    columns: dict[str, Any] = {}
-    for column in table.column_names:
-        values = pd.Series(table.column(column).to_pylist())
-        if column in _TEXT_COLUMNS:
-            columns[column] = values.map(_short)
-        else:
-            columns[clean(column, 120)] = pd.to_numeric(values, errors="coerce").astype(float)
+    if table.num_rows > _MOST_ROWS:
+        raise DamagedFile(f"{table.num_rows} rows, more than {_MOST_ROWS}")
+    columns: dict[str, pd.Series] = {}
+    for column in list(dict.fromkeys([*_COLUMNS[name], *table.column_names]))[:_MOST_COLUMNS]:
+        read = _texts if column in _TEXT_COLUMNS else _numbers
+        columns.setdefault(clean(column, 120), read(table.column(column)))
     return pd.DataFrame(columns)
 
 
-@cache
-def _short(value: object) -> str:
-    return clean(value, 40)
+def _texts(values: pa.ChunkedArray) -> pd.Series:
+    """A column as short texts; each different one is cut once, however often it stands there."""
+    import pyarrow as pa
+
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    column = encoded.unify_dictionaries().combine_chunks()
+    if len(column.dictionary) > _MOST_TEXTS:
+        raise DamagedFile(f"{len(column.dictionary)} different texts, more than {_MOST_TEXTS}")
+    short = [*(clean(text, _LONGEST_TEXT) for text in column.dictionary.to_pylist()), "?"]
+    places = column.indices.fill_null(len(short) - 1).to_numpy(zero_copy_only=False)
+    return pd.Series([short[place] for place in places])
+
+
+def _numbers(values: pa.ChunkedArray) -> pd.Series:
+    """A column as numbers; a text that is none is missing."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
+        return pd.to_numeric(_texts(values), errors="coerce").astype(float)
+    return pd.Series(values.cast(pa.float64(), safe=False).to_numpy(), dtype=float)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,13 @@ import jinja2
 from markupsafe import Markup
 
 import seqbench
+from seqbench import store
 from seqbench.errors import UsageError
 from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots import gradient, learning, length, norms, speed
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Cell, cells, flow_table, flows, speeds, status_counts
+from seqbench.report.summary import Cell, cells, counted, flow_table, flows, speeds
 from seqbench.report.verdict import compare, headline, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,14 +43,10 @@ def write_page(sweep: Sweep, out: Path) -> Path:
         UsageError: ``out`` cannot be written; names the settings for another place.
     """
     html = render(sweep)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(out)
+        store.make_folder(out.parent)
+        store.write_file(out, html.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         fix = "choose another folder with reports_dir=FOLDER (python -m seqbench.report: --out FILE)"
         raise UsageError(f"{out}: {error.strerror or error}; {fix}") from None
     return out
@@ -124,13 +119,13 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "settings": tables.settings(sweep),
         "identity": facts.data_identity(sweep),
         "environments": facts.environments(sweep),
-        "load": facts.load(sweep),
-        "counts": status_counts(sweep),
+        "others_busy": facts.others_busy(sweep),
+        "counted": counted(sweep),
         "failures": facts.failures(sweep),
         "pending": [
             facts.run_name(r) for r in sweep.runs[sweep.runs["status"] == "pending"].to_dict("records")
         ],
-        "command": facts.command(sweep),
+        "commands": facts.commands(sweep),
         "hashes": facts.hashes(sweep),
         "csv": facts.csv_link(sweep),
         "styles": theme.styles(sweep.labels),

@@ -173,6 +173,13 @@ def status_counts(sweep: Sweep) -> dict[str, int]:
     return {status: int(counts[status]) for status in order if status in counts.index}
 
 
+def counted(sweep: Sweep) -> str:
+    """Every planned run by its status; the parts add up to the whole."""
+    counts = status_counts(sweep)
+    parts = " + ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{sum(counts.values())} runs planned = {parts}" if parts else "No runs planned"
+
+
 @dataclass(frozen=True)
 class Flow:
     """Gradient flow of one model at one moment of training.

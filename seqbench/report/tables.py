@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from seqbench.report.frame import Sweep
+from seqbench.report.label import clean
 from seqbench.report.summary import FEWEST_FOR_P90, Cell, Flow, same
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, signed
@@ -307,4 +308,4 @@ def settings(sweep: Sweep) -> Table:
 def _setting(value: object) -> Entry:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(float(value), "{:g}")
-    return text(str(value)[:40] if value is not None else NONE)
+    return text(clean(value, 40) if value is not None else NONE)

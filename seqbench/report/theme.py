@@ -111,13 +111,18 @@ def _pairs() -> Iterator[tuple[Dash, str]]:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The settings of every figure; a name in an unknown script is drawn without a warning."""
+    """The settings of every figure; a name in an unknown script is drawn without a warning.
+
+    A matplotlibrc in the current folder has no say: it would change figures, and could run LaTeX.
+    """
     import warnings
 
     import matplotlib as mpl
 
     settings: Any = RC
-    with mpl.rc_context(settings), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 

@@ -1,0 +1,76 @@
+"""Locks that the kernel frees on any exit, so that none is ever stale: per run, per sweep and per machine.
+
+The machine's lock keeps timing undisturbed: whatever of seqbench makes a processor busy (training, preparing
+data, drawing the report, starting up) holds it shared, a speed measurement holds it alone. It is one for all
+users and sweeps of a machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_SHARED_MEMORY = Path("/dev/shm")  # the same for every process of a machine, unlike TMPDIR
+_ROOM, _TURN = "seqbench-room.lock", "seqbench-turn.lock"
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a run's or a sweep's folder alone."""
+    with _opened(path) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Hold the machine's lock together with everybody else who makes it busy."""
+    with _machine(fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold the machine's lock alone, for a speed measurement."""
+    with _machine(fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def _machine(kind: int) -> Iterator[None]:
+    """Enter the room through a turnstile, so that whoever waits to be alone is not overtaken for ever."""
+    with _opened(folder() / _TURN) as turn, _opened(folder() / _ROOM) as room:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(room, kind)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
+
+
+def folder() -> Path:
+    """Where the machine's lock files are; ``SEQBENCH_LOCKS`` names another place (tests use their own)."""
+    chosen = os.environ.get("SEQBENCH_LOCKS")
+    if chosen:
+        return Path(chosen)
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A lock file, open. Whoever comes first creates it; reading is enough to lock it, so all users can."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file: remove it", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
