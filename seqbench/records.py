@@ -119,7 +119,7 @@ def _final_log(folder: Path) -> dict[str, bytes]:
     """The end of the log without secrets; written anew, so that a straggler cannot change it any more."""
     try:
         content = store.read_tail(folder / LOG_FILE, _MOST_LOG_BYTES)
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedFile):  # an unreadable log must not cost the result
         return {}
     return {LOG_FILE: mask(content.decode("utf-8", "replace")).encode()}
 

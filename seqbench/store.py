@@ -72,6 +72,9 @@ def flush_folder(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents so that each of them survives a power cut."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    present = missing[-1].parent if missing else folder
+    with contextlib.suppress(PermissionError):  # a process killed right here may have left it to us
+        flush_folder(present.parent)
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another process was quicker
             os.mkdir(path)
@@ -81,9 +84,10 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there, for good."""
+    """Remove a file for good; one that is gone already may come back after a power cut until this returns."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):
         flush_folder(path.parent)
 
 
@@ -198,6 +202,10 @@ def unsealed(path: Path, plain: Mapping[str, Any]) -> dict[str, Any]:
         DamagedFile: the content is not what was written.
     """
     content = {key: value for key, value in plain.items() if key != "sha256"}
-    if plain.get("sha256") != digest(content):
+    try:
+        intact = plain.get("sha256") == digest(content)
+    except ValueError:
+        intact = False
+    if not intact:
         raise DamagedFile(f"{path}: content does not match its checksum")
     return content

@@ -69,8 +69,8 @@ def execute(unit: Unit) -> None:
     with locks.file_lock(unit.folder / _LOCK_FILE):
         if finished(unit) is not None:
             return  # another sweep did the same run while this one waited
-        _print_to(unit.folder / records.LOG_FILE)
         _clear(unit)
+        _print_to(unit.folder / records.LOG_FILE)
         torch.set_num_threads(THREADS)
         allocator = environment.keep_freed_memory()
         plugins("model"), plugins("task"), plugins("probe")

@@ -55,6 +55,11 @@ class RunContent:
     def text(self) -> str:
         return _in_words(self.run, self.tables, self.log)
 
+    @property
+    def good(self) -> set[str]:
+        """What a commit under a fault may leave: a log that cannot be read back must not cost the result."""
+        return {self.text, _in_words(self.run, self.tables, "")}
+
     def clear(self, folder: Path) -> None:
         """Take back an older record, as the worker does before it starts."""
         store.remove(folder / records.RUN_FILE)
@@ -83,6 +88,11 @@ class PlanContent:
     @functools.cached_property
     def text(self) -> str:
         return json.dumps({**self.plan, "schema": records.SCHEMA}, sort_keys=True)
+
+    @property
+    def good(self) -> set[str]:
+        """What a write under a fault may leave when it raises nothing."""
+        return {self.text}
 
     def clear(self, folder: Path) -> None:
         """Nothing: readers see the old plan until the new one is there."""
@@ -423,7 +433,7 @@ def _broken_by(fault: Fault, commit: _Commit, place: Path) -> list[str]:
     if isinstance(commit.new, RunContent):
         whole.add(ABSENT)  # the old record was taken back first
     found = [f"raised {raised!r:.200}"] if not isinstance(raised, OSError | None) else []
-    found += [f"afterwards {seen:.80}"] if seen not in (whole if raised else {new}) else []
+    found += [f"afterwards {seen:.80}"] if seen not in (whole if raised else commit.new.good) else []
     found += ["raised although nothing failed"] if raised and not calls.hit else []
     found += ["files left open"] if calls.left_open else []
     found += ["a temporary file is left"] if _temporaries(place) and not fault.lasting else []
