@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from seqbench import store
+from seqbench import records, store
 from seqbench.store import DamagedFile
 
-FILE = "checkpoint.pt"
 _FORMAT = "seqbench-checkpoint-1"
 _MOST_BYTES = 8 << 30
 
@@ -32,7 +31,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, identity: str, every_s: float) -> None:
-        self.path = folder / FILE
+        self.path = folder / records.CHECKPOINT_FILE
         self.identity, self.every_s = identity, every_s
         self._last = time.monotonic()
 
@@ -43,16 +42,16 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Write the state (tensors and plain values only), whole or not at all.
 
-        Where the disk does not take it, the checkpoint before stays and training goes on.
+        Where disk or memory do not take it, the checkpoint before stays and training goes on.
         """
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-        header = f"{_FORMAT} {self.identity} {store.sha256(content)}\n"
         try:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            content = buffer.getvalue()
+            header = f"{_FORMAT} {self.identity} {store.sha256(content)}\n"
             store.write_file(self.path, header.encode() + content)
-        except OSError as error:
-            print(f"checkpoint not written: {error.strerror}")  # noqa: T201 - the run's log
+        except (OSError, MemoryError) as error:
+            print(f"checkpoint not written: {error}")  # noqa: T201 - the run's log
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"seqbench {seqbench.__version__}")
         sys.exit(EXIT_FINE)
     for name in _STOP_SIGNALS:
-        signal.signal(name, _interrupt)
+        if signal.getsignal(name) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(name, _interrupt)
     try:
         jobs = compose(args)
         if _asks_hydra(args):
@@ -56,8 +57,10 @@ def main(argv: list[str] | None = None) -> None:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
+        from seqbench.isolate import end_children
         from seqbench.sweep import resume_command
 
+        end_children()
         with contextlib.suppress(OSError):  # the terminal may be gone (SIGHUP)
             print(
                 f"\ninterrupted; finished runs are kept\ngo on with: {resume_command(args)}", file=sys.stderr
@@ -73,10 +76,12 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     from seqbench.sweep import run_sweep
 
     console = Console()
-    folder, unrecorded = run_sweep(jobs, args, console)
+    swept = run_sweep(jobs, args, console)
     try:
         with locks.busy():
-            return hooks.finish(folder, Path(jobs[0].reports_dir), console, unrecorded)
+            return hooks.finish(
+                swept.folder, Path(jobs[0].reports_dir), console, swept.runs, swept.unrecorded
+            )
     except UsageError as error:  # the folder was taken away while the sweep ran
         _complain(str(error))
         return EXIT_FAILED
@@ -117,6 +122,37 @@ def compose(args: list[str]) -> list[Any]:
     Raises:
         UsageError: one line that names the key, what is wrong and what would be right.
     """
+    from seqbench import locks
+    from seqbench.config import checked
+    from seqbench.isolate import warm_server
+    from seqbench.overrides import check_flags, check_overrides
+
+    given = check_flags(args)
+    if not given.shell_completion:  # which completes what is not whole yet
+        check_overrides(given.overrides, several=given.multirun)
+    with contextlib.ExitStack() as stack:
+        if not _asks_hydra(args):
+            stack.enter_context(locks.busy(_say_waiting))
+            warm_server()  # torch is imported over there while Hydra composes here
+        jobs = _composed(args)
+    for job in jobs:
+        checked(job)
+        _check_places(runs_dir=job.runs_dir, reports_dir=job.reports_dir)
+        for probe in job.probes:
+            known_probe(probe)
+    return jobs
+
+
+def _say_waiting() -> None:
+    print("waiting: a speed measurement has the machine to itself", file=sys.stderr)
+
+
+def _composed(args: list[str]) -> list[Any]:
+    """Let Hydra compose a job for each point of the sweep.
+
+    Raises:
+        UsageError: what Hydra cannot compose, in one line.
+    """
     import hydra
     import yaml  # type: ignore[import-untyped]
     from hydra.core.config_store import ConfigStore
@@ -124,16 +160,10 @@ def compose(args: list[str]) -> list[Any]:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from seqbench.config import Job, checked
-    from seqbench.isolate import warm_server
-    from seqbench.overrides import check_flags, check_overrides, explain
+    from seqbench.config import Job
+    from seqbench.overrides import explain
     from seqbench.registry import plugins
 
-    given = check_flags(args)
-    if not given.shell_completion:  # which completes what is not whole yet
-        check_overrides(given.overrides, several=given.multirun)
-    if not _asks_hydra(args):
-        warm_server()  # torch is imported over there while Hydra composes here
     store = ConfigStore.instance()
     store.store(name="job_schema", node=Job)
     for group in ("model", "task"):
@@ -155,11 +185,6 @@ def compose(args: list[str]) -> list[Any]:
             program()
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UsageError(explain(error)) from error
-    for job in jobs:
-        checked(job)
-        _check_places(runs_dir=job.runs_dir, reports_dir=job.reports_dir)
-        for probe in job.probes:
-            known_probe(probe)
     return jobs
 
 

@@ -114,6 +114,12 @@ def plugin_sha256(cls: type) -> str | None:
     return digest.hexdigest()
 
 
+def forget_sources() -> None:
+    """Look at the sources anew at the next call: they may have been edited since."""
+    code_sha256.cache_clear()
+    plugin_sha256.cache_clear()
+
+
 @cache
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers; reads package metadata, imports nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +24,21 @@ _MOST_FAILURES = 20
 _COLOURS = {"all": "green", "some": "yellow", "none": "dim"}
 
 
-def finish(folder: Path, reports: Path, console: Console, unrecorded: Sequence[str] = ()) -> int:
+def finish(
+    folder: Path,
+    reports: Path,
+    console: Console,
+    wanted: Collection[str] | None = None,
+    unrecorded: Sequence[str] = (),
+) -> int:
     """Say in the terminal what the sweep showed and write its page.
 
     Args:
+        wanted: folders of the runs that decide the exit code; None: all of the sweep.
         unrecorded: runs that failed and left nothing in ``folder``, in words.
 
     Returns:
-        0, or 1 when a run is not done, nothing was planned, or the page could not be written.
+        0, or 1 when a wanted run is not done, there is none, or the page could not be written.
     """
     from seqbench.report.facts import commands
     from seqbench.report.frame import read_sweep
@@ -51,7 +58,9 @@ def finish(folder: Path, reports: Path, console: Console, unrecorded: Sequence[s
     for verdict in verdicts(sweep, grid, found, compare(sweep, whole=True)):
         say(console, verdict.line)
     console.print()
-    good = _runs(sweep, console)
+    _runs(sweep, console)
+    runs = sweep.runs if wanted is None else sweep.runs[sweep.runs["folder"].isin(list(wanted))]
+    good = set(runs["status"]) == {"done"}
     for line in unrecorded:
         say(console, f"pending, without a record: {line}", "red")
     for command in commands(sweep):
@@ -147,10 +156,10 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _runs(sweep: Sweep, console: Console) -> bool:
-    """Count the runs by status and name every one that failed; whether all are done."""
+def _runs(sweep: Sweep, console: Console) -> None:
+    """Count the runs by status and name every one that failed."""
     from seqbench.report.facts import failures
-    from seqbench.report.summary import counted, status_counts
+    from seqbench.report.summary import counted
 
     say(console, counted(sweep))
     if sweep.left_out:
@@ -161,4 +170,3 @@ def _runs(sweep: Sweep, console: Console) -> bool:
         say(console, f"  log: {sweep.folder / failure.folder / 'log.txt'}", wrap=False)
     if len(found) > _MOST_FAILURES:
         say(console, f"... and {len(found) - _MOST_FAILURES} more; the report lists them", "red")
-    return set(status_counts(sweep)) == {"done"}

@@ -12,15 +12,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, records, store
+from seqbench import environment, locks, records, store
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
-from seqbench.plan import Unit
+from seqbench.plan import WORKING, Unit, finished
 from seqbench.records import Run
 from seqbench.secret import mask
 from seqbench.store import DamagedFile
@@ -43,14 +44,29 @@ class Death:
 
 @dataclass
 class Child:
-    """A running child process, when it started, and what the machine looked like then."""
+    """A running child process and what it has told."""
 
     unit: Unit
     process: ForkServerProcess
-    started_at: float  # wall clock, to compare with file times
-    record_before: tuple[int, int] | None  # stamp of an older record, which is not this child's
-    oom_kills_before: int
+    inbox: Connection
+    oom_kills: int  # of the whole machine, when it was last seen alive
+    working_since: float | None = None  # monotonic clock; None: it waits for locks that others hold
+    run: Run | None = None  # the record that it committed
     death: Death | None = None  # set when we end it ourselves
+
+    def listen(self) -> None:
+        """Take in what the child has told since the last time."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.inbox.poll():
+                told = self.inbox.recv()
+                if told == WORKING:
+                    self.working_since = time.monotonic()
+                else:
+                    self.run = told
+
+    def working_s(self) -> float:
+        """Seconds since it got its locks; waiting for another sweep does not count."""
+        return 0.0 if self.working_since is None else time.monotonic() - self.working_since
 
 
 def warm_server() -> multiprocessing.context.ForkServerContext:
@@ -89,8 +105,11 @@ class Pool:
             UsageError: a device or the data cannot be used.
         """
         process = self._context.Process(target=_prepare, args=(jobs, failure))
-        process.start()
-        process.join()
+        try:
+            process.start()
+            process.join()
+        except (OSError, EOFError) as error:
+            raise UsageError(f"no child process could be started: {error}") from error
         if failure.exists():
             raise UsageError(failure.read_text(encoding="utf-8"))
         if process.exitcode != 0:
@@ -111,10 +130,12 @@ class Pool:
                         yield failed
                 wait([child.process.sentinel for child in self._running], timeout=_POLL_S)
                 tick(self.running)
+                for child in self._running:
+                    child.listen()
                 for child in [c for c in self._running if not c.process.is_alive()]:
                     self._running.remove(child)
                     yield child.unit, _outcome(child)
-                self._enforce_limits()
+                self._look_after()
         finally:
             self._stop_all()
 
@@ -122,46 +143,39 @@ class Pool:
         """Start a child; what prevents even that is the unit's outcome."""
         try:
             store.make_folder(unit.folder)
-            if unit.job.force:  # otherwise the child decides, holding the run's lock
-                store.remove(unit.folder / records.RUN_FILE)
-            before = _record_stamp(unit)
-            process = self._context.Process(target=_execute, args=(unit,))
+            inbox, outbox = self._context.Pipe(duplex=False)
+            process = self._context.Process(target=_execute, args=(unit, outbox))
             process.start()
+            outbox.close()
         except (OSError, EOFError) as error:
             return unit, write_failure(unit, Death("failed", "NotStarted", str(error)))
-        self._running.append(Child(unit, process, time.time(), before, environment.oom_kills()))
+        self._running.append(Child(unit, process, inbox, environment.oom_kills()))
         return None
 
-    def _enforce_limits(self) -> None:
+    def _look_after(self) -> None:
+        """End the children that take too long."""
+        oom_kills = environment.oom_kills()
         for child in self._running:
+            child.oom_kills = oom_kills
             limit_s = child.unit.job.limit.time_s
-            if working_s(child) > limit_s:
+            if child.working_s() > limit_s:
                 child.death = Death("timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
-                _kill(child)
+                end_group(child.process)
 
     def _stop_all(self) -> None:
         """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted."""
         for child in self._running:
             child.death = Death("interrupted", "Interrupted", "the sweep was stopped")
-            _kill(child)
+            end_group(child.process)
         for child in self._running:
             _outcome(child)
         self._running = []
 
 
-def working_s(child: Child) -> float:
-    """Seconds since the child got its locks; waiting for another sweep does not count."""
-    try:
-        working_at = (child.unit.folder / records.STARTED_FILE).stat().st_mtime
-    except OSError:
-        return 0.0
-    return time.time() - working_at if working_at >= child.started_at - 1 else 0.0
-
-
-def _execute(unit: Unit) -> None:
+def _execute(unit: Unit, outbox: Connection) -> None:
     from seqbench.worker import execute
 
-    execute(unit)
+    execute(unit, outbox)
 
 
 def _prepare(jobs: list[Job], failure: Path) -> None:
@@ -170,35 +184,18 @@ def _prepare(jobs: list[Job], failure: Path) -> None:
     prepare(jobs, failure)
 
 
-def _record_stamp(unit: Unit) -> tuple[int, int] | None:
-    """Tells records apart, also those of equal content: inode and time of writing."""
-    try:
-        found = (unit.folder / records.RUN_FILE).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
 def _outcome(child: Child) -> Run:
-    """The record that the child left; if it left none, one that says how it died."""
-    child.process.join(_JOIN_S)
-    try:
-        run = records.read_run(child.unit.folder)
-        if run.status in records.ENDED or _record_stamp(child.unit) != child.record_before:
-            return run
-    except FileNotFoundError:
-        pass
-    except DamagedFile as error:
-        return write_failure(child.unit, Death("damaged", "DamagedFile", str(error)))
-    if child.death is None:
-        _kill(child)  # the server may be gone and the child at work: it must not come back later
-    return write_failure(child.unit, child.death or _cause(child))
+    """The record that the child committed; if it committed none, one that says how it died."""
+    end_group(child.process)  # also what it left behind, which would hold its locks
+    child.listen()
+    child.inbox.close()
+    return child.run or write_failure(child.unit, child.death or _cause(child))
 
 
 def _cause(child: Child) -> Death:
     """How a child died that nobody stopped."""
     code = child.process.exitcode
-    if code == -signal.SIGKILL and environment.oom_kills() > child.oom_kills_before:
+    if code == -signal.SIGKILL and environment.oom_kills() > child.oom_kills:
         return Death("oom", "OutOfMemory", "the kernel ended it for want of memory")
     killed = code is not None and code < 0
     words = _in_words(code) + (", or its server has gone" if code == _LOST else "")
@@ -209,21 +206,28 @@ def _in_words(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _kill(child: Child) -> None:
-    """Kill the child with everything it started (it leads its own process group)."""
-    pid = child.process.pid
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
-        if pid is not None and os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            child.process.kill()
-    child.process.join(_JOIN_S)
+def end_group(process: BaseProcess) -> None:
+    """Kill a child with everything it started (it leads its own process group)."""
+    if process.pid is None:
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group yet, or has ended with all of it
+        process.kill()
+    process.join(_JOIN_S)
+
+
+def end_children() -> None:
+    """Kill every child of this program that is still there, whoever started it and however far that got."""
+    for process in multiprocessing.active_children():
+        end_group(process)
 
 
 def write_failure(unit: Unit, death: Death) -> Run:
     """Record a unit whose child could not do so itself; keeps the last lines of its log.
 
-    A record that cannot be written (a full disk, say) is returned all the same and says so.
+    Where another sweep has finished the same run meanwhile, its record is the outcome; where one is at work
+    on it, nothing is written. A record that cannot be written (a full disk, say) is returned and says so.
     """
     run = Run(
         kind=unit.kind,
@@ -235,12 +239,18 @@ def write_failure(unit: Unit, death: Death) -> Run:
         seed=unit.seed,
         config=settings(unit.job),
         label=unit.label,
+        asked=unit.asked,
+        ground=unit.ground,
         card=unit.job.task.described(),
         environment=environment.describe(unit.code_sha256),
         error={"type": death.kind, "message": mask(death.message), "place": last_lines(unit.folder)},
     )
     try:
-        return records.write_run(unit.folder, run, {})
+        store.make_folder(unit.folder)
+        with locks.file_lock(unit.folder / records.LOCK_FILE, wait=False):
+            return finished(unit) or records.write_run(unit.folder, run, {})
+    except BlockingIOError:  # another sweep is at work on the same run, and its record counts
+        return run
     except (OSError, DamagedFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
         told = {**(run.error or {}), "message": f"{mask(death.message)}; not recorded: {reason}"}

@@ -13,7 +13,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")  # the same for every process of a machine, unlike TMPDIR
@@ -21,33 +21,49 @@ _ROOM, _TURN = "seqbench-room.lock", "seqbench-turn.lock"
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a run's or a sweep's folder alone."""
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a run's or a sweep's folder alone.
+
+    Raises:
+        BlockingIOError: somebody else has it, and ``wait`` is false.
+    """
     with _opened(path) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
 @contextlib.contextmanager
-def busy() -> Iterator[None]:
-    """Hold the machine's lock together with everybody else who makes it busy."""
-    with _machine(fcntl.LOCK_SH):
+def busy(waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the machine's lock together with everybody else who makes it busy.
+
+    Whoever holds it must not wait for another process that wants it: that one may stand behind a measurement
+    that waits for us.
+
+    Args:
+        waiting: called first when a speed measurement has the machine, or waits for it.
+    """
+    with _machine(fcntl.LOCK_SH, waiting):
         yield
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Hold the machine's lock alone, for a speed measurement."""
-    with _machine(fcntl.LOCK_EX):
+    with _machine(fcntl.LOCK_EX, lambda: None):
         yield
 
 
 @contextlib.contextmanager
-def _machine(kind: int) -> Iterator[None]:
+def _machine(kind: int, waiting: Callable[[], None]) -> Iterator[None]:
     """Enter the room through a turnstile, so that whoever waits to be alone is not overtaken for ever."""
     with _opened(folder() / _TURN) as turn, _opened(folder() / _ROOM) as room:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        fcntl.flock(room, kind)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(room, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(room, kind)
         fcntl.flock(turn, fcntl.LOCK_UN)
         yield
 
@@ -68,6 +84,7 @@ def _opened(path: Path) -> Iterator[int]:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+        os.fchmod(descriptor, 0o644)  # whatever the umask: all users of the machine share it
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file: remove it", str(path))

@@ -13,10 +13,10 @@ from typing import Any
 from seqbench import environment, records, store
 from seqbench.config import Job, settings
 from seqbench.records import Run
-from seqbench.secret import mask_word
 from seqbench.store import DamagedFile
 
 THREADS = 1
+WORKING = "working"  # what a child tells its parent once it holds its locks
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
     step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
     label = f"{job.model.variant()} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
     asked = store.digest({"kind": kind, "seed": seed, "jobs": [_asked(kind, one) for one in jobs]})
-    ground = _ground(job)
+    ground = ground_of(job)
     identity = store.digest({"asked": asked, "ground": ground})
     folder = sweep / records.folder_name(label, identity)
     return Unit(kind, jobs, seed, label, asked, ground, identity, folder, environment.code_sha256())
@@ -103,7 +103,7 @@ def _asked(kind: str, job: Job) -> dict[str, Any]:
     return plain if kind == "speed" else {key: value for key, value in plain.items() if key != "speed"}
 
 
-def _ground(job: Job) -> dict[str, str]:
+def ground_of(job: Job) -> dict[str, str]:
     """What a result stands on besides its settings; runs on different ground are not compared."""
     model: type = type(job.model)
     task: type = type(job.task)
@@ -123,89 +123,12 @@ def _ground(job: Job) -> dict[str, str]:
 
 def finished(unit: Unit) -> Run | None:
     """The record of an earlier, identical run that ended by itself, or None when it must run (again)."""
-    if unit.job.force:
-        return None
     try:
         run = records.read_run(unit.folder)
     except (FileNotFoundError, DamagedFile):
         return None
     same = run.status in records.ENDED and run.identity == unit.identity
     return run if same and records.files_intact(unit.folder, run) else None
-
-
-def describe(
-    jobs: list[Job], units: list[Unit], sweep: str, program: list[str], command: list[str]
-) -> dict[str, Any]:
-    """The plan as written to ``plan.json`` before the first run; models in the order they were named."""
-    return {
-        "sweep": sweep,
-        "program": [mask_word(word) for word in program],
-        "commands": [[mask_word(word) for word in command]],
-        "reference": next((job.model.name for job in jobs if not job.model.canary), None),
-        "models": list(dict.fromkeys(job.model.name for job in jobs)),
-        "runs": [
-            {
-                "folder": unit.folder.name,
-                "identity": unit.identity,
-                "asked": unit.asked,
-                "ground": dict(unit.ground),
-                "command": 0,
-                "kind": unit.kind,
-                "label": unit.label,
-                "task": unit.job.task.name,
-                "rung": unit.rung,
-                "model": unit.job.model.name,
-                "seed": unit.seed,
-                "config": settings(unit.job),
-            }
-            for unit in units
-        ],
-    }
-
-
-def extended(plan: dict[str, Any], earlier: Mapping[str, Any], sweep: Path) -> dict[str, Any]:
-    """The plan together with what earlier commands finished in the same sweep, as far as it is comparable.
-
-    Other seeds or models of an earlier command stay in the table. What stands on other ground (code, data,
-    versions) stays on disk but out of the plan, so that the report never mixes it in.
-    """
-    asked = {run["asked"] for run in plan["runs"]}
-    ground: dict[str, set[str]] = {}
-    for run in plan["runs"]:
-        for part, value in _parts(run).items():
-            ground.setdefault(part, set()).add(value)
-    kept = [
-        entry
-        for entry in earlier["runs"]
-        if "ground" in entry  # else planned by a version that did not know
-        and entry["asked"] not in asked
-        and all(value in ground.get(part, {value}) for part, value in _parts(entry).items())
-        and _ended(sweep, entry)
-    ]
-    numbers = sorted({entry["command"] for entry in kept})
-    place = {number: position for position, number in enumerate(numbers)}
-    old = [{**entry, "command": place[entry["command"]]} for entry in kept]
-    new = [{**entry, "command": len(numbers)} for entry in plan["runs"]]
-    models = dict.fromkeys([*plan["models"], *(entry["model"] for entry in old)])
-    commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
-    return {**plan, "commands": commands, "models": list(models), "runs": [*new, *old]}
-
-
-def _parts(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The ground of a planned run, by what must be equal to compare: its model's, its task's, ..."""
-    ground = entry["ground"]
-    parts = {"code": ground["code"]}
-    parts |= {f"{group} {entry[group]}": ground[group] for group in ("model", "task")}
-    return parts | ({"machine": ground["machine"]} if entry["kind"] == "speed" else {})
-
-
-def _ended(sweep: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether an earlier run was brought to its end."""
-    try:
-        run = records.read_run(sweep / Path(entry["folder"]).name)
-    except (FileNotFoundError, DamagedFile):
-        return False
-    return run.status in records.ENDED and run.identity == entry["identity"]
 
 
 def cache_folder(job: Job) -> Path:

@@ -27,7 +27,8 @@ RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 EVENTS_FILE = "events.jsonl"  # progress while a run is at work; gone once it is committed
 LOG_FILE = "log.txt"
-STARTED_FILE = ".started"  # touched once a child holds its locks
+LOCK_FILE = ".lock"
+CHECKPOINT_FILE = "checkpoint.pt"  # while a run is at work or was cut off
 STATUSES = (
     "done", "diverged", "failed", "oom", "timeout", "killed", "interrupted", "damaged", "pending",
 )  # fmt: skip
@@ -42,6 +43,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 Scalar = float | int | str | bool | None
 
 
+class NewerSchema(DamagedFile):
+    """A file of a later version: not damaged, but not for this version to read or replace."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The record of one run.
@@ -53,6 +58,8 @@ class Run:
         task, model: names; ``rung`` is the value on the task's ladder (a length, say), if it has one.
         config: the resolved settings of the job (one rung).
         label: the run in words; the folder's name is a safe form of it.
+        asked: hash of the settings and the seed; ``ground``: hashes of the code, data, versions and machine
+            that the result stands on, by part. Runs are compared on equal ground.
         metrics: scalars; units stand in the names.
         error: type, message and place of what went wrong, or None.
         files: SHA-256 of each other file in the folder.
@@ -67,6 +74,8 @@ class Run:
     seed: int
     config: Mapping[str, Any]
     label: str = ""
+    asked: str = ""
+    ground: Mapping[str, str] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Scalar] = field(default_factory=dict)
@@ -149,18 +158,18 @@ def _of_known_schema(path: Path, plain: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise DamagedFile(f"{path}: schema {schema!r:.20}, expected a number from 1 to {SCHEMA}")
     if schema > SCHEMA:
-        raise DamagedFile(f"{path}: schema {schema}, this version reads up to {SCHEMA}: use a newer seqbench")
+        raise NewerSchema(f"{path}: schema {schema}, this version reads up to {SCHEMA}: use a newer seqbench")
     return plain
 
 
 def _wrong(run: Run) -> str:
     """What a record has that it cannot have, in words; empty for a good one."""
-    texts = (run.kind, run.identity, run.status, run.task, run.model, run.label)
+    texts = (run.kind, run.identity, run.status, run.task, run.model, run.label, run.asked)
     if not all(isinstance(text, str) for text in texts):
         return "a name is not a text"
     if run.status not in STATUSES:
         return f"unknown status {run.status!r:.40}"
-    groups = (run.config, run.card, run.environment, run.metrics, run.files)
+    groups = (run.config, run.ground, run.card, run.environment, run.metrics, run.files)
     if not all(isinstance(group, Mapping) for group in groups):
         return "a group of facts is not an object"
     for name, expected in run.files.items():

@@ -27,9 +27,13 @@ _ASSIGNED = re.compile(
 _OPTION = re.compile(rf"(?i)(?P<name>(?<![\w-])--?(?:\w{{1,20}}-){{0,3}}{_NAMED} +)(?!-){_VALUE}")
 _TELLING = re.compile(rf"(?i)(?:{_PASSWORD}|{_TOKEN})\d*\Z")
 _PASSWORD_NAME = re.compile(rf"(?i)(?:{_PASSWORD})\d*\Z")
-_SURELY = re.compile(
-    rf"(?i)(?:{_PASSWORD}|secret|credentials?|(?:api|access|secret|private)[_.-]?key(?:[_.-]?id)?)\d*\Z"
+_SETTING = re.compile(  # keys and tokens of a text are settings like any other
+    rf"(?i)(?:{_PASSWORD}|secret|credentials?|(?<![a-z])auth(?:orization)?|"
+    r"(?:api|access|secret|private|session)[_.-]?key(?:[_.-]?id)?|(?<=[_.-])pat|"
+    r"(?<!pad_)(?<!end_)(?<!stop_)(?<!mask_)(?<!start_)(?<!unknown_)(?<!unk_)(?<!bos_)(?<!eos_)"
+    r"(?<!cls_)(?<!sep_)token)\d*\Z"
 )
+_KEY = re.compile(r"[\w.+~/]+")
 _PLAIN_VALUE = re.compile(rf"(?i){_PLAIN}\Z")
 _IN_ADDRESS = re.compile(
     r"(?i)(?P<scheme>[a-z][a-z0-9+.-]{0,20}://)(?P<user>[^\s/:@]*)(?::(?P<word>[^\s/]*))?@"
@@ -69,26 +73,29 @@ def _assigned(match: re.Match[str]) -> str:
 
 
 def mask_word(word: str) -> str:
-    """Mask one word of a command line; a secret's whole value goes, spaces included.
+    """Mask one word of a command line for an error; a secret's whole value goes, spaces included.
 
-    >>> mask_word("hub.token=a b"), mask_word("train.lr=1"), mask_word("model.pad_token=0")
-    ('hub.token=***', 'train.lr=1', 'model.pad_token=0')
+    >>> mask_word("hub.token=a b"), mask_word("train.lr=1"), mask_word("model.pad_token=<pad>")
+    ('hub.token=***', 'train.lr=1', 'model.pad_token=<pad>')
     """
     name, assigned, value = word.partition("=")
-    if assigned and _TELLING.search(name[-80:]):
-        plain = _PLAIN_VALUE.match(value) and not _PASSWORD_NAME.search(name[-80:])
-        return word if plain or not value else f"{name}={MASK}"
-    return mask(word)
+    if assigned and is_secret(name, value):
+        return f"{name}={MASK}"
+    setting = assigned and _KEY.fullmatch(name) and mask(value) == value
+    return word if setting else mask(word)
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a setting looks like a secret, by its name or by its value; a token of a text is none.
+    """Whether a setting is a secret, by its name or by its value; such a word is refused, never recorded.
 
     >>> is_secret("hub.api_key", "a1b2"), is_secret("task.pad_token", "<pad>"), is_secret("api_key", "0")
     (True, False, False)
+    >>> is_secret("task.hub_token", "a1b2"), is_secret("model.attention_key", "dot")
+    (True, False)
     """
-    named = _SURELY.search(name[-80:]) and not _PLAIN_VALUE.match(value)
-    return bool(value and named) or mask(value) != value
+    name = name[-80:]
+    plain = _PLAIN_VALUE.match(value) and not _PASSWORD_NAME.search(name)
+    return bool(value and not plain and _SETTING.search(name)) or mask(value) != value
 
 
 def _environment_secrets(environment: Mapping[str, str]) -> list[str]:

@@ -6,19 +6,18 @@ import contextlib
 import shlex
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from seqbench import environment, locks, records, store
+from seqbench import environment, ledger, locks, records, store
 from seqbench.config import Job, settings
 from seqbench.display import Display, outcome
 from seqbench.errors import UsageError
 from seqbench.isolate import Pool
-from seqbench.plan import Unit, describe, expected_device, extended, finished, plan
+from seqbench.plan import Unit, expected_device, finished, plan
 from seqbench.records import Run
-from seqbench.store import DamagedFile
 
 
 def sweep_folder(jobs: list[Job]) -> Path:
@@ -53,33 +52,67 @@ def slots(job: Job) -> int:
     return 1 if expected_device(job) == "cuda" else environment.cores()
 
 
-def run_sweep(jobs: list[Job], command: list[str], console: Console) -> tuple[Path, list[str]]:
-    """Run everything that is not done yet.
+@dataclass(frozen=True)
+class Swept:
+    """What a command ran.
 
-    Returns:
-        The sweep's folder, and in words the runs whose failure could not be recorded there (a full disk).
+    Attributes:
+        runs: names of the folders of its runs; the sweep may hold others of earlier commands.
+        unrecorded: in words, the runs whose failure could not be recorded (a full disk).
+    """
+
+    folder: Path
+    runs: frozenset[str]
+    unrecorded: tuple[str, ...]
+
+
+def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
+    """Run everything that is not done yet.
 
     Raises:
         UsageError: the data of a task cannot be used; nothing has been trained.
         KeyboardInterrupt: stopped by the user; what was running is recorded as interrupted.
     """
     folder = sweep_folder(jobs)
-    store.make_folder(folder)
-    units = plan(jobs, folder)
-    reused = {unit.identity for unit in units if finished(unit) is not None}
+    with locks.busy():
+        store.make_folder(folder)
+        units = plan(jobs, folder)
+        if jobs[0].force:
+            _forget(units)
+        reused = {unit.identity for unit in units if finished(unit) is not None}
     todo = [unit for unit in units if unit.identity not in reused]
     _prepare(todo)
-    planned = _write_plan(folder, describe(jobs, units, folder.name, program(), command))
-    earlier = len(planned["runs"]) - len(units)
-    say(
-        console,
-        f"{len(units)} runs in {folder}"
-        + (f", {len(reused)} reused" if reused else "")
-        + (f"; the table also shows {earlier} of earlier commands" if earlier else ""),
-    )
-    unrecorded = _run(jobs[0], todo, len(units), console)
-    _settle(folder, planned, unrecorded)
-    return folder, [f"{unit.label}: {outcome(run)}" for unit, run in unrecorded if not _recorded(unit)]
+    own = ledger.describe(jobs, units, folder.name, program(), command)
+    planned, remark = ledger.write(folder, own)
+    say(console, _opening(folder, len(units), len(reused), len(planned["runs"])))
+    if remark:
+        say(console, remark)
+    try:
+        unrecorded = _run(jobs[0], todo, len(units), console)
+    except KeyboardInterrupt:
+        say(console, ledger.tally(folder, planned))
+        raise
+    _settle(folder, own, unrecorded)
+    left = tuple(f"{unit.label}: {outcome(run)}" for unit, run in unrecorded if not _recorded(unit))
+    return Swept(folder, frozenset(unit.folder.name for unit in units), left)
+
+
+def _opening(folder: Path, runs: int, reused: int, planned: int) -> str:
+    """What is about to be done, in a line."""
+    parts = [f"{runs} runs in {folder}"]
+    parts += [f"{reused} reused"] if reused else []
+    parts += [f"and {planned - runs} of earlier commands in the same sweep"] if planned > runs else []
+    return ", ".join(parts)
+
+
+def _forget(units: list[Unit]) -> None:
+    """Take back the records of runs that are to be redone; where another sweep is at work, it redoes them."""
+    for unit in units:
+        if unit.folder.is_dir():
+            lock = locks.file_lock(unit.folder / records.LOCK_FILE, wait=False)
+            with contextlib.suppress(BlockingIOError), lock:
+                store.remove(unit.folder / records.RUN_FILE)
+                store.remove(unit.folder / records.CHECKPOINT_FILE)
 
 
 def _run(job: Job, todo: list[Unit], total: int, console: Console) -> list[tuple[Unit, Run]]:
@@ -103,25 +136,16 @@ def _recorded(unit: Unit) -> bool:
     return (unit.folder / records.RUN_FILE).exists()
 
 
-def _write_plan(folder: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """Write the plan before the first run, together with what earlier commands finished here."""
-    with locks.file_lock(folder / ".lock"):
-        with contextlib.suppress(FileNotFoundError, DamagedFile):  # the first plan, or one that is lost
-            new = extended(new, records.read_plan(folder), folder)
-        records.write_plan(folder, new)
-    return new
+def _settle(folder: Path, own: ledger.Plan, unrecorded: list[tuple[Unit, Run]]) -> None:
+    """Write what could not be written while the disk was full or the folder gone, if that works now.
 
-
-def _settle(folder: Path, planned: dict[str, Any], unrecorded: list[tuple[Unit, Run]]) -> None:
-    """Write what could not be written while the disk was full or the folder gone, if that works now."""
+    The plan is written again: another command may have planned in this sweep meanwhile.
+    """
     with contextlib.suppress(OSError):
         for unit, run in unrecorded:
             records.write_run(unit.folder, run, {})
-        try:
-            records.read_plan(folder)
-        except (FileNotFoundError, DamagedFile):
-            store.make_folder(folder)
-            records.write_plan(folder, planned)
+        store.make_folder(folder)
+        ledger.write(folder, own)
 
 
 def _prepare(todo: list[Unit]) -> None:

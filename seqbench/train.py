@@ -167,12 +167,15 @@ def fit(
     """
     total = planned_steps(config, data)
     run = Training(Stepper(network, config, total), device)
-    if checkpoint is not None:
-        run.restore(checkpoint.load())
+    state = checkpoint.load() if checkpoint is not None else None
+    if state is not None:
+        run.restore(state)
     outcome = run.outcome
     batches = _fingerprinted(data, config.batch_size, outcome)
     skip(batches, run.stepper.done)
     valid = [batch.tensors(device) for batch in data.held_out("valid", config.eval_examples)]
+    if state is not None:
+        run.restore_random(state)  # last: drawing the data again may have used it
     network.train()
     try:
         while run.stepper.done < total:
@@ -233,19 +236,20 @@ class Training:
             "tables": {name: _packed(columns) for name, columns in tables.items()},
         }
 
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Take up the state of :meth:`state`; None: there is none."""
-        if state is None:
-            return
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state of :meth:`state`, but for the random generators."""
         self.stepper.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.done = state["done"]
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.best, self.accuracy = state["best"], state["accuracy"]
         tables = {name: _unpacked(columns) for name, columns in state["tables"].items()}
         self.outcome = Outcome(**state["outcome"] | tables | {"resumed_step": state["done"]})
+
+    def restore_random(self, state: dict[str, Any]) -> None:
+        """Set torch's random generators, so that dropout goes on where it was."""
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
 
 
 def _packed(columns: Columns) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ from seqbench.evaluate import evaluate
 from seqbench.match import matched_parameters, solve_width
 from seqbench.memory import PeakMeter, data_bytes, peak_bytes
 from seqbench.network import Network, parameter_count
-from seqbench.plan import THREADS, Unit, cache_folder, finished
+from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished, ground_of
 from seqbench.probes.base import NotApplicable
 from seqbench.records import Run, Scalar
 from seqbench.registry import lookup, plugins
@@ -46,7 +47,9 @@ from seqbench.tasks.base import Data
 from seqbench.train import Columns, Diverged, Outcome, extend, fit
 
 _PROBE_EXAMPLES = 16
-_LOCK_FILE = ".lock"
+_LIMIT = resource.RLIMIT_DATA
+_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc", "bad allocation")
+_MOVED = "code or data changed while the sweep ran: repeat the command"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -61,22 +64,30 @@ def _warm_up() -> None:
 _warm_up()
 
 
-def execute(unit: Unit) -> None:
-    """Entry point of the child: does the unit's work unless it is done, and records whatever happens."""
+def execute(unit: Unit, outbox: Connection) -> None:
+    """Entry point of the child: does the unit's work unless it is done, and records whatever happens.
+
+    The parent is told :data:`WORKING` once the locks are held, and the record when it is committed: what lies
+    in the folder may be another sweep's a moment later.
+    """
     os.setsid()
     _die_with_parent()
     _print_to(Path(os.devnull))
-    with locks.file_lock(unit.folder / _LOCK_FILE):
-        if finished(unit) is not None:
-            return  # another sweep did the same run while this one waited
-        _clear(unit)
-        _print_to(unit.folder / records.LOG_FILE)
-        torch.set_num_threads(THREADS)
-        allocator = environment.keep_freed_memory()
-        plugins("model"), plugins("task"), plugins("probe")
-        with locks.alone() if unit.kind == "speed" else locks.busy():
-            (unit.folder / records.STARTED_FILE).touch()  # the time limit counts from here
-            Recorder(unit, allocator).run()
+    with locks.file_lock(unit.folder / records.LOCK_FILE):
+        run = finished(unit)  # another sweep may have done the same while this one waited
+        outbox.send(run if run is not None else _work(unit, outbox))
+
+
+def _work(unit: Unit, outbox: Connection) -> Run:
+    """Do the work, holding the run's lock."""
+    _clear(unit)
+    _print_to(unit.folder / records.LOG_FILE)
+    torch.set_num_threads(THREADS)
+    allocator = environment.keep_freed_memory()
+    plugins("model"), plugins("task"), plugins("probe")
+    with locks.alone() if unit.kind == "speed" else locks.busy():
+        outbox.send(WORKING)  # the time limit counts from here
+        return Recorder(unit, allocator).run()
 
 
 def _print_to(path: Path) -> None:
@@ -118,8 +129,14 @@ def limit_memory(mib: float, device: torch.device) -> None:
         share = more / torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
         return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + more, hard))
+    _, hard = resource.getrlimit(_LIMIT)
+    resource.setrlimit(_LIMIT, (data_bytes() + more, hard))
+
+
+def lift_memory_limit() -> None:
+    """Let what is left to do (the record, that is) take what it needs."""
+    _, hard = resource.getrlimit(_LIMIT)
+    resource.setrlimit(_LIMIT, (hard, hard))
 
 
 def prepare(jobs: list[Job], failure: Path) -> None:
@@ -180,6 +197,10 @@ class Events:
                 self._handle.write(json.dumps({**event, "left_s": round(left_s, 1)}) + "\n")
 
 
+class Moved(Exception):
+    """Code or data changed between planning and the end of the run."""
+
+
 class Recorder:
     """Does the work of one unit and turns every outcome into a record."""
 
@@ -195,10 +216,13 @@ class Recorder:
         self.card = self.job.task.described()
         self.checkpoint = Checkpoint(unit.folder, unit.identity, self.job.checkpoint_s)
 
-    def run(self) -> None:
-        """Train or time, then write the record."""
+    def run(self) -> Run:
+        """Train or time, then write the record and return it."""
         work = self._train if self.unit.kind == "train" else self._speed
         status = self._guarded(work)
+        lift_memory_limit()
+        if status in records.ENDED and self._moved():
+            status = self._failed("failed", Moved(_MOVED))
         self.metrics["peak_memory_bytes"] = peak_bytes()
         run = Run(
             kind=self.unit.kind,
@@ -210,29 +234,41 @@ class Recorder:
             seed=self.unit.seed,
             config=settings(self.job),
             label=self.unit.label,
+            asked=self.unit.asked,
+            ground=self.unit.ground,
             card=self.card,
             environment=self.environment,
             metrics=self.metrics,
             error=self.error,
         )
-        self._commit(run)
+        run = self._commit(run)
         with contextlib.suppress(OSError):
             store.remove(self.unit.folder / records.EVENTS_FILE)
-            if status in records.ENDED:
+            if run.status in records.ENDED:
                 self.checkpoint.discard()
+        return run
 
-    def _commit(self, run: Run) -> None:
+    def _commit(self, run: Run) -> Run:
         """Write the record; where the disk does not take it, at least the reason, if that fits."""
         try:
-            records.write_run(self.unit.folder, run, self.tables)
+            return records.write_run(self.unit.folder, run, self.tables)
         except OSError as error:
             status = self._failed("failed", error)
             short = dataclasses.replace(run, status=status, metrics={}, error=self.error)
-            records.write_run(self.unit.folder, short, {})
+            return records.write_run(self.unit.folder, short, {})
+
+    def _moved(self) -> bool:
+        """Whether code or data are no longer what was planned, so that the identity would lie."""
+        environment.forget_sources()
+        return ground_of(self.job) != self.unit.ground
 
     def _guarded(self, work: Callable[[], None]) -> str:
         """Run ``work``; name its status instead of raising."""
         try:
+            if self._moved():
+                raise Moved(_MOVED)
+            if self.job.limit.memory_mib is not None:
+                limit_memory(self.job.limit.memory_mib, pick_device(self.job.device))
             work()
         except Diverged as error:
             self._keep(error.outcome)
@@ -252,10 +288,6 @@ class Recorder:
     def _train(self) -> None:
         job, seed = self.job, self.unit.seed
         device = pick_device(job.device)
-        if job.limit.memory_mib is not None:
-            limit_memory(job.limit.memory_mib, device)
-        if job.force:
-            self.checkpoint.discard()
         data = job.task.open(seed, cache_folder(job))
         self.card["floors"] |= data.floors
         self.metrics |= data.notes
@@ -356,5 +388,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python ran out of memory; on CPU torch raises a plain RuntimeError."""
     text = str(error)
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in text
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
     )

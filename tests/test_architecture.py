@@ -54,6 +54,7 @@ LAYERS = [
     ["seqbench.evaluate", "seqbench.contract"],
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
+    ["seqbench.ledger"],
     ["seqbench.worker"],
     ["seqbench.warm"],
     ["seqbench.isolate"],
@@ -150,7 +151,14 @@ def test_declaring_a_model_or_a_task_loads_nothing_heavy(group):
 
 
 def test_the_report_reads_records_and_never_the_measuring_half():
-    allowed = {"seqbench", "seqbench.store", "seqbench.records", "seqbench.stats", "seqbench.errors"}
+    allowed = {
+        "seqbench",
+        "seqbench.store",
+        "seqbench.locks",
+        "seqbench.records",
+        "seqbench.stats",
+        "seqbench.errors",
+    }
     for module in MODULES:
         if module.startswith("seqbench.report"):
             targets = imports(module, late=True)

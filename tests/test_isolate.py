@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from conftest import environment
 
 from seqbench import environment as environment_
-from seqbench import isolate, records
+from seqbench import isolate, locks, records
 from seqbench.plan import plan
 from seqbench.records import Run
 
@@ -162,20 +163,19 @@ class Ended:
     def __init__(self, exitcode: int) -> None:
         self.exitcode = exitcode
 
-    def join(self, timeout: float) -> None: ...
-
-    def kill(self) -> None: ...
-
 
 @pytest.fixture
 def child(make_job, tmp_path):
-    """A child of a unit whose last attempt failed; ``exitcode`` says how this one ends."""
+    """A child of a unit whose last attempt failed: how it ends, and what it tells its parent before."""
     [unit] = plan([make_job(seeds=[0], task_options={"lengths": [8]}, speed={"enabled": False})], tmp_path)
     isolate.write_failure(unit, isolate.Death("failed", "ValueError", "the first time"))
 
-    def make(exitcode: int) -> isolate.Child:
-        stamp = isolate._record_stamp(unit)
-        return isolate.Child(unit, Ended(exitcode), time.time(), stamp, environment_.oom_kills())
+    def make(exitcode: int, *told: object) -> isolate.Child:
+        inbox, outbox = multiprocessing.Pipe(duplex=False)
+        for one in told:
+            outbox.send(one)
+        outbox.close()
+        return isolate.Child(unit, Ended(exitcode), inbox, environment_.oom_kills())
 
     return make
 
@@ -186,16 +186,33 @@ def test_the_record_of_an_earlier_attempt_is_not_taken_for_this_one(child):
     assert records.read_run(one.unit.folder).status == "killed"
 
 
-def test_a_record_that_another_sweep_committed_meanwhile_counts(child):
+def test_what_the_child_committed_counts_whatever_another_sweep_did_to_the_folder_since(child):
+    one = child(0)
+    run = dataclasses.replace(records.read_run(one.unit.folder), error={"message": "the real reason"})
+    two = child(0, "working", run)
+    records.write_run(two.unit.folder, dataclasses.replace(run, status="interrupted"), {})
+    assert isolate._outcome(two).error["message"] == "the real reason"
+    assert two.working_since is not None
+
+
+def test_a_failure_is_not_written_over_what_another_sweep_finished(child):
     one = child(1)
     done = dataclasses.replace(records.read_run(one.unit.folder), status="done", error=None)
     records.write_run(one.unit.folder, done, {})
     assert isolate._outcome(one).status == "done"
+    assert records.read_run(one.unit.folder).status == "done"
+
+
+def test_a_failure_is_not_written_while_another_sweep_is_at_work_on_the_run(child):
+    one = child(1)
+    with locks.file_lock(one.unit.folder / records.LOCK_FILE):
+        assert isolate._outcome(one).status == "failed"
+    assert records.read_run(one.unit.folder).error["message"] == "the first time"
 
 
 def test_the_kernels_out_of_memory_killer_is_told_from_other_kills(child, monkeypatch):
     one = child(-9)
-    monkeypatch.setattr(environment_, "oom_kills", lambda: one.oom_kills_before + 1)
+    monkeypatch.setattr(environment_, "oom_kills", lambda: one.oom_kills + 1)
     assert isolate._outcome(one).status == "oom"
 
 
@@ -207,6 +224,113 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(child, monkeypat
     monkeypatch.setattr(records, "write_run", full)
     run = isolate._outcome(one)
     assert (run.status, run.error["message"]) == ("killed", "signal 9; not recorded: No space left on device")
+
+
+def test_code_that_is_edited_while_the_sweep_runs_is_not_recorded_as_what_was_planned(run_python, tmp_path):
+    edit = MINE.replace(
+        "        import torch\n",
+        "        import torch, pathlib\n"
+        "        if torch.empty(0).device.type == 'cpu':\n"
+        "            with pathlib.Path(__file__).open('a') as file: file.write('# edited\\n')\n",
+    )
+    (tmp_path / "mine.py").write_text(edit)
+    command = ["mine.py", "-m", "model=mine", *TINY, "seeds=2", "speed.enabled=false", "workers=1"]
+    run_python(*command)
+    statuses = {run.status for run in runs_below(tmp_path)}
+    assert statuses == {"failed"}
+    assert {run.error["type"] for run in runs_below(tmp_path)} == {"Moved"}
+
+
+def test_what_a_run_left_behind_is_ended_and_holds_no_lock(run_python, tmp_path):
+    orphan = MINE.replace(
+        "        import torch\n",
+        "        import os, signal, time, torch\n"
+        "        if os.fork() == 0: time.sleep(100); os._exit(0)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n",
+    )
+    (tmp_path / "mine.py").write_text(orphan)
+    command = ["mine.py", "-m", "model=mine", *TINY, "seeds=1", "speed.enabled=false"]
+    run_python(*command, SEQBENCH_LOCKS=str(tmp_path))
+    [run] = runs_below(tmp_path)
+    assert (run.status, run.error["message"]) == ("killed", "signal 9")
+    [lock] = tmp_path.glob("runs/*/*/.lock")
+    for path in (lock, tmp_path / "seqbench-room.lock"):
+        with locks.file_lock(path, wait=False):
+            pass
+
+
+def test_the_time_limit_does_not_count_another_sweeps_work(tmp_path):
+    shared = [
+        "model=rnn", "task.lengths=[8]", "seeds=1", "task.solved_at=null", "speed.enabled=false",
+        "train.eval_every=1000000", "train.steps=4000", "sweep=s",
+    ]  # fmt: skip
+    first = start(tmp_path, *shared)
+    wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*/*/events.jsonl")))
+    second = start(tmp_path, *shared, "limit.time_s=1")
+    outs = [process.communicate(timeout=100)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outs
+    assert "timeout" not in "".join(outs)
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start ``python -m seqbench`` in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "seqbench", *words], cwd=folder, env=environment(folder), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_two_different_commands_in_one_sweep_at_once_end_with_all_runs_in_the_table(tmp_path):
+    shared = ["model=rnn", *TINY, "speed.enabled=false", "train.steps=300", "sweep=s"]
+    both = [start(tmp_path, *shared, f"seeds={seeds}") for seeds in ("[0,1,2]", "[5]")]
+    outs = [process.communicate(timeout=100)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert "left out" not in "".join(outs)
+    plan = records.read_plan(tmp_path / "runs" / "s")
+    assert {run["seed"] for run in plan["runs"]} == {0, 1, 2, 5}
+    assert {run.status for run in runs_below(tmp_path)} == {"done"}
+
+
+def test_force_redoes_and_an_interrupted_redo_goes_on_without_it(run_python, tmp_path):
+    command = ["-m", "seqbench", "model=rnn", *TINY, "seeds=2", "speed.enabled=false"]
+    run_python(*command)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/run.json")}
+    again = run_python(*command, "force=true")
+    assert "reused" not in again.stdout
+    assert all(path.stat().st_mtime_ns > time_ns for path, time_ns in before.items())
+    assert "2 reused" in run_python(*command).stdout
+
+
+def test_ctrl_c_while_data_is_prepared_ends_it(tmp_path):
+    slow = (
+        "import time\nfrom dataclasses import dataclass\nfrom seqbench.cli import main\n"
+        "from seqbench.registry import register\nfrom seqbench.tasks.temporal_order import TemporalOrder\n"
+        "@register('task')\n@dataclass\nclass Slow(TemporalOrder):\n    name: str = 'slow'\n"
+        "    def prepare(self, cache):\n"
+        "        open('preparing', 'w').close(); time.sleep(600)\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    process = subprocess.Popen(
+        [sys.executable, "slow.py", "task=slow", "model=rnn"], cwd=tmp_path, env=environment(tmp_path),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    wait_until((tmp_path / "preparing").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    out = process.communicate(timeout=30)[0]  # it would wait ten minutes
+    assert process.returncode == 1
+    assert "go on with" in out
+
+
+def test_nohup_is_respected(tmp_path):
+    words = ["model=rnn", *TINY, "seeds=1", "speed.enabled=false", "train.steps=600", "train.eval_every=600"]
+    process = subprocess.Popen(
+        ["nohup", sys.executable, "-m", "seqbench", *words], cwd=tmp_path, env=environment(tmp_path),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: list(tmp_path.glob("runs/*/plan.json")))
+    os.kill(process.pid, signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
 
 
 def test_a_diverged_run_keeps_what_it_logged(sweep):

@@ -9,7 +9,8 @@ import pytest
 from seqbench import records
 from seqbench.config import Job, seed_list
 from seqbench.errors import UsageError
-from seqbench.plan import Unit, describe, extended, finished, plan
+from seqbench.ledger import describe
+from seqbench.plan import Unit, finished, plan
 from seqbench.records import Run
 from seqbench.sweep import sweep_folder
 
@@ -123,7 +124,7 @@ def test_a_run_that_did_not_finish_is_run_again(job, tmp_path, status):
     assert finished(unit) is None
 
 
-def test_another_identity_a_damaged_record_and_force_are_run_again(job, tmp_path):
+def test_another_identity_and_a_damaged_record_are_run_again(job, tmp_path):
     unit = first(job, tmp_path)
     record(unit, identity="00" * 32)
     assert finished(unit) is None
@@ -134,7 +135,6 @@ def test_another_identity_a_damaged_record_and_force_are_run_again(job, tmp_path
     assert finished(unit) is None
     path.write_text(content)
     assert finished(unit) is not None
-    assert finished(first(dataclasses.replace(job, force=True), tmp_path)) is None
 
 
 def test_the_written_plan_lists_every_run_and_its_reference(make_job, tmp_path):
@@ -154,73 +154,6 @@ def test_how_speed_is_measured_does_not_change_what_training_gives(job, tmp_path
     found = {unit.kind: unit.identity for unit in plan([other], tmp_path)}
     assert found["train"] == same["train"]
     assert found["speed"] != same["speed"]
-
-
-def written(jobs: list[Job], tmp_path, command: str) -> tuple[dict, list[Unit]]:
-    units = plan(jobs, tmp_path)
-    return describe(jobs, units, "s", ["seqbench"], [command]), units
-
-
-def test_a_plan_keeps_what_earlier_commands_finished(make_job, tmp_path):
-    first_plan, units = written([make_job("gru", seeds=[0, 1, 2])], tmp_path, "model=gru")
-    for unit in units[:3]:
-        record(unit)
-    second, _ = written([make_job("lstm", seeds=[0])], tmp_path, "model=lstm")
-    both = extended(second, first_plan, tmp_path)
-    kept = [run for run in both["runs"] if run["model"] == "gru"]
-    assert {run["identity"] for run in kept} == {unit.identity for unit in units[:3]}  # finished ones alone
-    assert both["commands"] == [["model=gru"], ["model=lstm"]]
-    assert {run["command"] for run in kept} == {0}
-    assert {run["command"] for run in both["runs"] if run["model"] == "lstm"} == {1}
-    assert both["models"] == ["lstm", "gru"]
-    assert both["reference"] == "lstm"
-    third, _ = written([make_job("gru", seeds=[0, 1, 2])], tmp_path, "model=gru")
-    again = extended(third, both, tmp_path)  # lstm was never finished, and gru is planned anew
-    assert (again["commands"], len(again["runs"])) == ([["model=gru"]], len(units))
-
-
-@pytest.mark.parametrize(
-    ("part", "kept"), [("code", 0), ("task", 0), ("model", 3), ("machine", 3), ("nothing", 3)]
-)
-def test_a_plan_never_mixes_runs_of_other_ground(make_job, tmp_path, part, kept):
-    """Another model's plug-in and, for training, another machine may differ; code and data may not."""
-    old, units = written([make_job("gru", seeds=[0, 1, 2], speed={"enabled": False})], tmp_path, "old")
-    for unit in units[:3]:
-        record(unit)
-    for run in old["runs"]:
-        run["ground"] |= {part: "other"} if part != "nothing" else {}
-    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
-    assert len(extended(new, old, tmp_path)["runs"]) - len(new["runs"]) == kept
-
-
-def test_speed_of_another_machine_and_a_changed_plugin_of_the_same_name_are_not_mixed_in(make_job, tmp_path):
-    old, units = written([make_job("gru", seeds=[0])], tmp_path, "old")
-    for unit in units:
-        record(unit)
-    for run in old["runs"]:
-        run["ground"]["machine"] = "other"
-    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
-    mixed = [run for run in extended(new, old, tmp_path)["runs"] if run["model"] == "gru"]
-    assert {run["kind"] for run in mixed} == {"train"}
-    for run in old["runs"]:
-        run["ground"]["model"] = "an older source"
-    new, _ = written([make_job("gru", seeds=[7])], tmp_path, "new")
-    assert len(extended(new, old, tmp_path)["runs"]) == len(new["runs"])
-
-
-def test_a_plan_of_the_first_schema_is_not_extended(make_job, tmp_path):
-    old, units = written([make_job("gru", seeds=[0])], tmp_path, "old")
-    for unit in units:
-        record(unit)
-    for run in old["runs"]:
-        del run["ground"], run["asked"]
-    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
-    assert extended(new, old, tmp_path)["runs"] == new["runs"]
-
-
-def test_a_secret_on_the_command_line_is_not_planned(make_job, tmp_path):
-    plain, _ = written([make_job("gru", seeds=[0])], tmp_path, "hub.token=hf_abcdef")
-    assert plain["commands"] == [["hub.token=***"]]
 
 
 @pytest.mark.parametrize(("value", "seeds"), [(1, [0]), (3, [0, 1, 2]), ([5, 2], [5, 2])])

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from seqbench import locks
 from seqbench.errors import UsageError
 from seqbench.report import build
 
@@ -17,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the page to write (default: reports/NAME.html)")
     arguments = parser.parse_args(argv)
     try:
-        print(_printable(build(arguments.folder, arguments.out)))  # noqa: T201
+        with locks.busy():  # so that drawing never disturbs a speed measurement
+            print(_printable(build(arguments.folder, arguments.out)))  # noqa: T201
     except UsageError as error:
         print(f"seqbench.report: {_printable(error)}", file=sys.stderr)  # noqa: T201
         return 2

@@ -1,0 +1,154 @@
+"""The plan of a sweep on disk: which runs it has, from which commands, and how many ended how."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from seqbench import locks, records
+from seqbench.config import Job, settings
+from seqbench.errors import UsageError
+from seqbench.plan import Unit
+from seqbench.records import NewerSchema, Run
+from seqbench.store import DamagedFile
+
+Plan = dict[str, Any]
+
+
+def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str], command: list[str]) -> Plan:
+    """The plan of one command; models in the order they were named."""
+    return {
+        "sweep": sweep,
+        "program": program,
+        "commands": [command],
+        "reference": next((job.model.name for job in jobs if not job.model.canary), None),
+        "models": list(dict.fromkeys(job.model.name for job in jobs)),
+        "runs": [
+            {
+                "folder": unit.folder.name,
+                "identity": unit.identity,
+                "asked": unit.asked,
+                "ground": dict(unit.ground),
+                "command": 0,
+                "kind": unit.kind,
+                "label": unit.label,
+                "task": unit.job.task.name,
+                "rung": unit.rung,
+                "model": unit.job.model.name,
+                "seed": unit.seed,
+                "config": settings(unit.job),
+            }
+            for unit in units
+        ],
+    }
+
+
+def write(folder: Path, new: Plan) -> tuple[Plan, str]:
+    """Write a command's plan together with the runs that earlier commands planned in the same sweep.
+
+    Returns:
+        The plan as written, and a remark for the user when the one before was damaged.
+
+    Raises:
+        UsageError: the plan before is of a newer version of seqbench.
+    """
+    with locks.file_lock(folder / records.LOCK_FILE):
+        remark = ""
+        try:
+            earlier = records.read_plan(folder)
+        except FileNotFoundError:
+            earlier = {"runs": [], "commands": []}
+        except NewerSchema as error:
+            raise UsageError(f"{error}, or choose another sweep=NAME") from None
+        except DamagedFile as error:
+            aside = folder / f"{records.PLAN_FILE}.damaged"
+            with contextlib.suppress(OSError):
+                (folder / records.PLAN_FILE).replace(aside)
+            earlier = rebuilt(folder)
+            remark = f"{error}; it is kept as {aside.name}, and its runs were found again by their records"
+        plan = extended(new, earlier)
+        records.write_plan(folder, plan)
+    return plan, remark
+
+
+def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
+    """A plan together with the runs of an earlier one, whatever became of them, where they are comparable.
+
+    Other seeds or models of an earlier command stay in the table. What stands on other ground (code, data,
+    versions) stays on disk but out of the plan, so that the report never mixes it in.
+    """
+    asked = {run["asked"] for run in plan["runs"]}
+    ground: dict[str, set[str]] = {}
+    for run in plan["runs"]:
+        for part, value in _parts(run).items():
+            ground.setdefault(part, set()).add(value)
+    kept = [
+        entry
+        for entry in earlier["runs"]
+        if entry.get("ground")  # else planned by a version that did not know
+        and entry["asked"] not in asked
+        and all(value in ground.get(part, {value}) for part, value in _parts(entry).items())
+    ]
+    numbers = sorted({entry["command"] for entry in kept if entry["command"] < len(earlier["commands"])})
+    place = {number: position for position, number in enumerate(numbers)}
+    old = [{**entry, "command": place.get(entry["command"], len(numbers))} for entry in kept]
+    new = [{**entry, "command": len(numbers)} for entry in plan["runs"]]
+    models = dict.fromkeys([*plan["models"], *(entry["model"] for entry in old)])
+    commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
+    return {**plan, "commands": commands, "models": list(models), "runs": [*new, *old]}
+
+
+def _parts(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The ground of a planned run, by what must be equal to compare: its model's, its task's, ..."""
+    ground = entry["ground"]
+    parts = {"code": ground["code"]}
+    parts |= {f"{group} {entry[group]}": ground[group] for group in ("model", "task")}
+    return parts | ({"machine": ground["machine"]} if entry["kind"] == "speed" else {})
+
+
+def rebuilt(folder: Path) -> Plan:
+    """The runs of a sweep whose plan is lost, from the records themselves; who planned them is not known."""
+    runs = [
+        {
+            "folder": place.name,
+            "command": 0,
+            "ground": dict(run.ground),
+            "config": dict(run.config),
+            **{key: getattr(run, key) for key in _OF_A_RUN},
+        }
+        for place, run in _recorded(folder)
+    ]
+    return {"commands": [], "runs": runs}
+
+
+_OF_A_RUN = ("identity", "asked", "kind", "label", "task", "rung", "model", "seed")
+
+
+def _recorded(folder: Path) -> Iterator[tuple[Path, Run]]:
+    """Every run below a sweep's folder that has a record."""
+    with os.scandir(folder) as places:
+        for place in sorted(places, key=lambda one: one.name):
+            if place.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError, DamagedFile):
+                    yield Path(place.path), records.read_run(Path(place.path))
+
+
+def tally(folder: Path, plan: Plan) -> str:
+    """Every planned run by its status, for a sweep that was stopped; the report counts more thoroughly."""
+    counts = Counter(_status(folder / entry["folder"], entry["identity"]) for entry in plan["runs"])
+    parts = " + ".join(f"{counts[status]} {status}" for status in records.STATUSES if counts[status])
+    return f"{len(plan['runs'])} runs planned = {parts}"
+
+
+def _status(folder: Path, identity: str) -> str:
+    try:
+        run = records.read_run(folder)
+    except FileNotFoundError:
+        return "pending"
+    except DamagedFile:
+        return "damaged"
+    return run.status if run.identity == identity else "damaged"

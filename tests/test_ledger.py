@@ -1,0 +1,135 @@
+"""The plan of a sweep grows with every command, never mixes other ground in, and is found again when lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqbench import ledger, records
+from seqbench.config import Job
+from seqbench.errors import UsageError
+from seqbench.ledger import Plan, describe, extended
+from seqbench.plan import Unit, plan
+from seqbench.records import Run
+
+NO_SPEED = {"enabled": False}
+
+
+def written(jobs: list[Job], folder, command: str) -> tuple[Plan, list[Unit]]:
+    units = plan(jobs, folder)
+    return describe(jobs, units, "s", ["seqbench"], [command]), units
+
+
+def record(unit: Unit, status: str = "done") -> None:
+    run = Run(
+        kind=unit.kind, identity=unit.identity, status=status, task=unit.job.task.name, rung=unit.rung,
+        model=unit.job.model.name, seed=unit.seed, config={"a": 1}, label=unit.label, asked=unit.asked,
+        ground=unit.ground,
+    )  # fmt: skip
+    records.write_run(unit.folder, run, {})
+
+
+def test_a_plan_keeps_the_runs_of_earlier_commands_whatever_became_of_them(make_job, tmp_path):
+    first, units = written([make_job("gru", seeds=[0, 1, 2])], tmp_path, "model=gru")
+    second, _ = written([make_job("lstm", seeds=[0])], tmp_path, "model=lstm")
+    both = extended(second, first)
+    kept = [run for run in both["runs"] if run["model"] == "gru"]
+    assert {run["identity"] for run in kept} == {unit.identity for unit in units}
+    assert both["commands"] == [["model=gru"], ["model=lstm"]]
+    assert {run["command"] for run in kept} == {0}
+    assert {run["command"] for run in both["runs"] if run["model"] == "lstm"} == {1}
+    assert both["models"] == ["lstm", "gru"]
+    assert both["reference"] == "lstm"
+
+
+def test_the_same_command_twice_is_one_command(make_job, tmp_path):
+    first, units = written([make_job("gru", seeds=[0, 1])], tmp_path, "seeds=2")
+    again, _ = written([make_job("gru", seeds=[0, 1])], tmp_path, "seeds=2")
+    both = extended(again, first)
+    assert (both["commands"], len(both["runs"])) == ([["seeds=2"]], len(units))
+
+
+def test_more_seeds_add_to_a_sweep_and_fewer_take_nothing_away(make_job, tmp_path):
+    two, _ = written([make_job("gru", seeds=[0, 1], speed=NO_SPEED)], tmp_path, "seeds=2")
+    three, units = written([make_job("gru", seeds=[0, 1, 2], speed=NO_SPEED)], tmp_path, "seeds=3")
+    for plans in ((two, three), (three, two)):
+        both = extended(plans[1], plans[0])
+        assert {run["identity"] for run in both["runs"]} == {unit.identity for unit in units}
+
+
+@pytest.mark.parametrize(
+    ("part", "kept"), [("code", False), ("task", False), ("model", True), ("machine", True)]
+)
+def test_a_plan_never_mixes_runs_of_other_ground(make_job, tmp_path, part, kept):
+    """Another model's plugin and, for training, another machine may differ; code and data may not."""
+    old, units = written([make_job("gru", seeds=[0], speed=NO_SPEED)], tmp_path, "old")
+    for run in old["runs"]:
+        run["ground"] |= {part: "other"}
+    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
+    assert len(extended(new, old)["runs"]) - len(new["runs"]) == (len(units) if kept else 0)
+
+
+def test_speed_of_another_machine_and_a_changed_plugin_of_the_same_name_are_not_mixed_in(make_job, tmp_path):
+    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "old")
+    for run in old["runs"]:
+        run["ground"]["machine"] = "other"
+    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
+    mixed = [run for run in extended(new, old)["runs"] if run["model"] == "gru"]
+    assert {run["kind"] for run in mixed} == {"train"}
+    for run in old["runs"]:
+        run["ground"]["model"] = "an older source"
+    new, _ = written([make_job("gru", seeds=[7])], tmp_path, "new")
+    assert len(extended(new, old)["runs"]) == len(new["runs"])
+
+
+def test_a_plan_of_the_first_schema_is_not_extended(make_job, tmp_path):
+    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "old")
+    for run in old["runs"]:
+        del run["ground"], run["asked"]
+    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
+    assert extended(new, old)["runs"] == new["runs"]
+
+
+def test_the_runs_of_a_damaged_plan_are_found_again(make_job, tmp_path):
+    first, units = written([make_job("gru", seeds=[0, 1], speed=NO_SPEED)], tmp_path, "model=gru")
+    for unit in units[:3]:
+        record(unit)
+    ledger.write(tmp_path, first)
+    path = tmp_path / records.PLAN_FILE
+    path.write_text(path.read_text().replace("gru", "gry", 1))
+    second, _ = written([make_job("lstm", seeds=[0], speed=NO_SPEED)], tmp_path, "model=lstm")
+    both, remark = ledger.write(tmp_path, second)
+    assert "does not match its checksum" in remark
+    assert (tmp_path / "plan.json.damaged").exists()
+    found = {run["identity"]: run for run in both["runs"] if run["model"] == "gru"}
+    assert set(found) == {unit.identity for unit in units[:3]}
+    original = {run["identity"]: run for run in first["runs"]}
+    for identity, run in found.items():
+        assert {**run, "command": 0, "config": {}} == {**original[identity], "command": 0, "config": {}}
+    assert both["commands"] == [["model=lstm"]]
+    assert records.read_plan(tmp_path) == both | {"schema": records.SCHEMA}
+    assert ledger.write(tmp_path, second)[1] == ""
+
+
+def test_a_plan_of_a_newer_version_is_left_alone(make_job, tmp_path):
+    new, _ = written([make_job("gru", seeds=[0])], tmp_path, "x")
+    ledger.write(tmp_path, new)
+    path = tmp_path / records.PLAN_FILE
+    path.write_text(
+        path.read_text().replace(f'"schema": {records.SCHEMA}', f'"schema": {records.SCHEMA + 1}')
+    )
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="use a newer seqbench, or choose another sweep=NAME"):
+        ledger.write(tmp_path, new)
+    assert path.read_bytes() == before
+
+
+def test_the_tally_adds_up(make_job, tmp_path):
+    new, units = written([make_job("gru", seeds=[0, 1, 2, 3], speed=NO_SPEED)], tmp_path, "x")
+    for unit, status in zip(units, ("done", "done", "interrupted", "failed"), strict=False):
+        record(unit, status)
+    (units[4].folder).mkdir()
+    (units[4].folder / records.RUN_FILE).write_text("{")
+    pending = len(units) - 5
+    assert ledger.tally(tmp_path, new) == (
+        f"{len(units)} runs planned = 2 done + 1 failed + 1 interrupted + 1 damaged + {pending} pending"
+    )
