@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
+        for name in _STOP_SIGNALS:  # once is enough: what is under way is brought to its end
+            signal.signal(name, signal.SIG_IGN)
         from seqbench.isolate import end_children
         from seqbench.sweep import resume_command
 
@@ -101,9 +103,6 @@ def _asks_hydra(args: list[str]) -> bool:
 
 
 def _interrupt(*_: object) -> None:
-    """Stop in order, once: what is being written is finished, further signals change nothing."""
-    for name in _STOP_SIGNALS:
-        signal.signal(name, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -45,6 +45,9 @@ class TrainConfig:
     eval_every: int = setting(50, "steps between evaluations", unit="steps", minimum=1)
     eval_examples: int = setting(512, "held-out sequences per evaluation (fresh data)", minimum=1)
     test_examples: int = setting(1024, "held-out sequences of the final test (fresh data)", minimum=1)
+    slice_examples: int = setting(
+        256, "held-out sequences of each extra test, longer than in training, say (fresh data)", minimum=1
+    )
     stop_when_solved: bool = setting(True, "stop once task.solved_at is reached twice in a row")
     keep_best: bool = setting(False, "test the weights with the best validation accuracy")
     log_every: int = setting(10, "steps between synchronisations for logging", unit="steps", minimum=1)

@@ -110,7 +110,8 @@ def plugin_sha256(cls: type) -> str | None:
     files = [path for root in roots for path in root.rglob("*.py")] or Path(source).parent.glob("*.py")
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        if path.is_file() and not path.name.startswith("."):  # editors leave links and copies behind
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

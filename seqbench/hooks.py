@@ -60,7 +60,14 @@ def finish(
     console.print()
     _runs(sweep, console)
     runs = sweep.runs if wanted is None else sweep.runs[sweep.runs["folder"].isin(list(wanted))]
-    good = set(runs["status"]) == {"done"}
+    missing = set(wanted or ()) - set(runs["folder"])
+    if missing:
+        say(
+            console,
+            f"{len(missing)} runs of this command: another one planned them anew, with other code",
+            "red",
+        )
+    good = set(runs["status"]) == {"done"} and not missing
     for line in unrecorded:
         say(console, f"pending, without a record: {line}", "red")
     for command in commands(sweep):

@@ -26,8 +26,10 @@ from seqbench.records import Run
 from seqbench.secret import mask
 from seqbench.store import DamagedFile
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.25
 _JOIN_S = 1.0
+_DYING_S = 0.5  # a killed process group lets go of its locks only once its memory is torn down
 _LOST = 255  # what multiprocessing says of a child whose server can no longer tell
 _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
@@ -130,12 +132,18 @@ class Pool:
                         yield failed
                 wait([child.process.sentinel for child in self._running], timeout=_POLL_S)
                 tick(self.running)
+                oom_kills = environment.oom_kills()
+                ended = []
                 for child in self._running:
                     child.listen()
-                for child in [c for c in self._running if not c.process.is_alive()]:
+                    if child.process.is_alive():
+                        child.oom_kills = oom_kills
+                    else:
+                        ended.append(child)
+                self._enforce_limits()
+                for child in ended:
                     self._running.remove(child)
                     yield child.unit, _outcome(child)
-                self._look_after()
         finally:
             self._stop_all()
 
@@ -152,24 +160,28 @@ class Pool:
         self._running.append(Child(unit, process, inbox, environment.oom_kills()))
         return None
 
-    def _look_after(self) -> None:
-        """End the children that take too long."""
-        oom_kills = environment.oom_kills()
+    def _enforce_limits(self) -> None:
         for child in self._running:
-            child.oom_kills = oom_kills
             limit_s = child.unit.job.limit.time_s
-            if child.working_s() > limit_s:
+            if child.process.is_alive() and child.working_s() > limit_s:
                 child.death = Death("timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
                 end_group(child.process)
 
     def _stop_all(self) -> None:
-        """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted."""
-        for child in self._running:
-            child.death = Death("interrupted", "Interrupted", "the sweep was stopped")
-            end_group(child.process)
-        for child in self._running:
-            _outcome(child)
-        self._running = []
+        """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted.
+
+        Signals wait meanwhile, so that an impatient second Ctrl-C cannot leave half of it undone.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            for child in self._running:
+                child.death = Death("interrupted", "Interrupted", "the sweep was stopped")
+                end_group(child.process)
+            for child in self._running:
+                _outcome(child)
+            self._running = []
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _execute(unit: Unit, outbox: Connection) -> None:
@@ -247,7 +259,7 @@ def write_failure(unit: Unit, death: Death) -> Run:
     )
     try:
         store.make_folder(unit.folder)
-        with locks.file_lock(unit.folder / records.LOCK_FILE, wait=False):
+        with locks.file_lock(unit.folder / records.LOCK_FILE, patience_s=_DYING_S):
             return finished(unit) or records.write_run(unit.folder, run, {})
     except BlockingIOError:  # another sweep is at work on the same run, and its record counts
         return run

@@ -75,6 +75,16 @@ def write(folder: Path, new: Plan) -> tuple[Plan, str]:
     return plan, remark
 
 
+def ensure(folder: Path, own: Plan) -> None:
+    """Write a command's plan again if its runs are not in the sweep's any more, or the plan is lost."""
+    try:
+        there = {run.get("asked") for run in records.read_plan(folder)["runs"]}
+    except (FileNotFoundError, DamagedFile):
+        there = set()
+    if not {run["asked"] for run in own["runs"]} <= there:
+        write(folder, own)
+
+
 def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
     """A plan together with the runs of an earlier one, whatever became of them, where they are comparable.
 

@@ -10,26 +10,43 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")  # the same for every process of a machine, unlike TMPDIR
+_POLL_S = 0.01
 _ROOM, _TURN = "seqbench-room.lock", "seqbench-turn.lock"
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+def file_lock(path: Path, *, patience_s: float = math.inf) -> Iterator[None]:
     """Hold the lock of a run's or a sweep's folder alone.
 
     Raises:
-        BlockingIOError: somebody else has it, and ``wait`` is false.
+        BlockingIOError: somebody else has it, and keeps it for longer than ``patience_s``.
     """
     with _opened(path) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if math.isinf(patience_s):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            _lock_soon(descriptor, patience_s)
         yield
+
+
+def _lock_soon(descriptor: int, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 _STATUS = Path("/proc/self/status")
+_LIMIT = resource.RLIMIT_DATA
 
 
 class PeakMeter:
@@ -55,3 +56,20 @@ def peak_bytes() -> int:
         return _status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def limit_memory(mib: float, device: torch.device) -> None:
+    """Let this process take at most ``mib`` MiB more than it has now; more raises an out-of-memory error."""
+    more = int(mib * 2**20)
+    if device.type == "cuda":
+        share = more / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+        return
+    _, hard = resource.getrlimit(_LIMIT)
+    resource.setrlimit(_LIMIT, (data_bytes() + more, hard))
+
+
+def lift_memory_limit() -> None:
+    """Let what is left to do (the record, that is) take what it needs."""
+    _, hard = resource.getrlimit(_LIMIT)
+    resource.setrlimit(_LIMIT, (hard, hard))

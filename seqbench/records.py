@@ -104,7 +104,7 @@ def write_run(folder: Path, run: Run, tables: Mapping[str, Mapping[str, Sequence
         OSError: the disk does not take it; then there is no new record.
     """
     store.make_folder(folder)
-    contents = {f"{name}.parquet": _parquet(columns) for name, columns in tables.items()}
+    contents = {f"{name}.parquet": parquet(columns) for name, columns in tables.items()}
     contents |= _final_log(folder)
     for name, content in contents.items():
         store.write_file(folder / name, content, durable=False)
@@ -115,7 +115,12 @@ def write_run(folder: Path, run: Run, tables: Mapping[str, Mapping[str, Sequence
     return complete
 
 
-def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+def parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """A table as Parquet.
+
+    Raises:
+        pyarrow.ArrowException: columns of mixed types or unequal lengths.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -45,7 +45,7 @@ _IN_HEADER = re.compile(
 _SHAPES = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
     r"|\b(?:hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-)[\w-]{16,}"
-    r"|\bAKIA[A-Z0-9]{16}\b|\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*",
+    r"|\bAKIA[A-Z0-9]{16}\b|\beyJ[\w-]{8,600}\.[\w-]{4,2000}\.[\w-]*",
     re.DOTALL,
 )
 

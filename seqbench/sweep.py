@@ -109,7 +109,7 @@ def _forget(units: list[Unit]) -> None:
     """Take back the records of runs that are to be redone; where another sweep is at work, it redoes them."""
     for unit in units:
         if unit.folder.is_dir():
-            lock = locks.file_lock(unit.folder / records.LOCK_FILE, wait=False)
+            lock = locks.file_lock(unit.folder / records.LOCK_FILE, patience_s=0)
             with contextlib.suppress(BlockingIOError), lock:
                 store.remove(unit.folder / records.RUN_FILE)
                 store.remove(unit.folder / records.CHECKPOINT_FILE)
@@ -137,15 +137,16 @@ def _recorded(unit: Unit) -> bool:
 
 
 def _settle(folder: Path, own: ledger.Plan, unrecorded: list[tuple[Unit, Run]]) -> None:
-    """Write what could not be written while the disk was full or the folder gone, if that works now.
-
-    The plan is written again: another command may have planned in this sweep meanwhile.
-    """
-    with contextlib.suppress(OSError):
-        for unit, run in unrecorded:
-            records.write_run(unit.folder, run, {})
+    """Write what could not be written while the disk was full or the folder gone, if that works now."""
+    for unit, run in unrecorded:
+        with contextlib.suppress(OSError):  # also where another sweep is at work on the run
+            store.make_folder(unit.folder)
+            with locks.file_lock(unit.folder / records.LOCK_FILE, patience_s=0):
+                if finished(unit) is None:
+                    records.write_run(unit.folder, run, {})
+    with contextlib.suppress(OSError, UsageError):
         store.make_folder(folder)
-        ledger.write(folder, own)
+        ledger.ensure(folder, own)
 
 
 def _prepare(todo: list[Unit]) -> None:

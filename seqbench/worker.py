@@ -1,55 +1,35 @@
-"""What happens inside the child process of one unit: train or time it, and write its record.
+"""What happens inside the child process of one unit, and in the one that prepares data.
 
 Importing this module imports torch; a warm server process imports it once and forks every child.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import dataclasses
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import resource
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import torch
 
 from seqbench import environment, locks, records, store
-from seqbench.checkpoint import Checkpoint
-from seqbench.config import Job, settings
-from seqbench.contract import check_contract
+from seqbench.config import Job
 from seqbench.errors import UsageError
-from seqbench.evaluate import evaluate
-from seqbench.match import matched_parameters, solve_width
-from seqbench.memory import PeakMeter, data_bytes, peak_bytes
-from seqbench.network import Network, parameter_count
-from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished, ground_of
-from seqbench.probes.base import NotApplicable
-from seqbench.records import Run, Scalar
-from seqbench.registry import lookup, plugins
-from seqbench.secret import mask
-from seqbench.seeds import number
-from seqbench.speed import load_average, time_rung
-from seqbench.tasks.base import Data
-from seqbench.train import Columns, Diverged, Outcome, extend, fit
+from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished
+from seqbench.recorder import Recorder, pick_device
+from seqbench.records import Run
+from seqbench.registry import plugins
 
-_PROBE_EXAMPLES = 16
-_LIMIT = resource.RLIMIT_DATA
-_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc", "bad allocation")
-_MOVED = "code or data changed while the sweep ran: repeat the command"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -111,32 +91,26 @@ def _die_with_parent() -> None:
     """End this process when the one that started the sweep is gone, however it went (also by kill -9)."""
     if sys.platform == "linux":  # the server ends with the sweep; this works also inside a long call of C
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _let_the_server_go()
     parent = multiprocessing.parent_process()
     if parent is None:
         return
 
     def watch() -> None:
         multiprocessing.connection.wait([parent.sentinel])
+        if os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # with everything that the run started
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def limit_memory(mib: float, device: torch.device) -> None:
-    """Let this process take at most ``mib`` MiB more than it has now; more raises an out-of-memory error."""
-    more = int(mib * 2**20)
-    if device.type == "cuda":
-        share = more / torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
-        return
-    _, hard = resource.getrlimit(_LIMIT)
-    resource.setrlimit(_LIMIT, (data_bytes() + more, hard))
-
-
-def lift_memory_limit() -> None:
-    """Let what is left to do (the record, that is) take what it needs."""
-    _, hard = resource.getrlimit(_LIMIT)
-    resource.setrlimit(_LIMIT, (hard, hard))
+def _let_the_server_go() -> None:
+    """Close this child's copy of the pipe by which the server knows that somebody still needs it."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
 
 
 def prepare(jobs: list[Job], failure: Path) -> None:
@@ -155,238 +129,3 @@ def prepare(jobs: list[Job], failure: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         failure.write_text(f"task '{job.task.name}': {type(error).__name__}: {error}", encoding="utf-8")
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device to use.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device=cuda: torch finds no CUDA device; use device=cpu or device=auto")
-    use_cuda = wanted != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
-
-
-def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Network, int]:
-    """The network with its solved width; its initial weights depend on the seed alone."""
-    width = solve_width(job, data.vocabulary_size, data.classes)
-    torch.manual_seed(number(seed, "init"))
-    network = Network(job.model, job.network, data.vocabulary_size, data.classes, width)
-    return network.to(device), width
-
-
-class Events:
-    """Progress of a run as one JSON object per line, for the display in the parent.
-
-    Progress that cannot be written (a full disk) is no reason to stop training; the record will say so.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._handle: IO[str] | None = None
-        with contextlib.suppress(OSError):
-            self._handle = path.open("w", encoding="utf-8", buffering=1)
-        self._started = time.perf_counter()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        elapsed_s = time.perf_counter() - self._started
-        left_s = elapsed_s / max(1, event["step"] - event["first_step"]) * (event["steps"] - event["step"])
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                self._handle.write(json.dumps({**event, "left_s": round(left_s, 1)}) + "\n")
-
-
-class Moved(Exception):
-    """Code or data changed between planning and the end of the run."""
-
-
-class Recorder:
-    """Does the work of one unit and turns every outcome into a record."""
-
-    def __init__(self, unit: Unit, allocator: bool) -> None:
-        self.unit, self.job, self.allocator = unit, unit.job, allocator
-        self.metrics: dict[str, Scalar] = {}
-        self.tables: dict[str, Columns] = {}
-        self.environment = environment.describe(unit.code_sha256) | {
-            "threads": THREADS,
-            "glibc_arena_reuse": allocator,
-        }
-        self.error: dict[str, str] | None = None
-        self.card = self.job.task.described()
-        self.checkpoint = Checkpoint(unit.folder, unit.identity, self.job.checkpoint_s)
-
-    def run(self) -> Run:
-        """Train or time, then write the record and return it."""
-        work = self._train if self.unit.kind == "train" else self._speed
-        status = self._guarded(work)
-        lift_memory_limit()
-        if status in records.ENDED and self._moved():
-            status = self._failed("failed", Moved(_MOVED))
-        self.metrics["peak_memory_bytes"] = peak_bytes()
-        run = Run(
-            kind=self.unit.kind,
-            identity=self.unit.identity,
-            status=status,
-            task=self.job.task.name,
-            rung=self.unit.rung,
-            model=self.job.model.name,
-            seed=self.unit.seed,
-            config=settings(self.job),
-            label=self.unit.label,
-            asked=self.unit.asked,
-            ground=self.unit.ground,
-            card=self.card,
-            environment=self.environment,
-            metrics=self.metrics,
-            error=self.error,
-        )
-        run = self._commit(run)
-        with contextlib.suppress(OSError):
-            store.remove(self.unit.folder / records.EVENTS_FILE)
-            if run.status in records.ENDED:
-                self.checkpoint.discard()
-        return run
-
-    def _commit(self, run: Run) -> Run:
-        """Write the record; where the disk does not take it, at least the reason, if that fits."""
-        try:
-            return records.write_run(self.unit.folder, run, self.tables)
-        except OSError as error:
-            status = self._failed("failed", error)
-            short = dataclasses.replace(run, status=status, metrics={}, error=self.error)
-            return records.write_run(self.unit.folder, short, {})
-
-    def _moved(self) -> bool:
-        """Whether code or data are no longer what was planned, so that the identity would lie."""
-        environment.forget_sources()
-        return ground_of(self.job) != self.unit.ground
-
-    def _guarded(self, work: Callable[[], None]) -> str:
-        """Run ``work``; name its status instead of raising."""
-        try:
-            if self._moved():
-                raise Moved(_MOVED)
-            if self.job.limit.memory_mib is not None:
-                limit_memory(self.job.limit.memory_mib, pick_device(self.job.device))
-            work()
-        except Diverged as error:
-            self._keep(error.outcome)
-            return self._failed("diverged", error)
-        except Exception as error:
-            traceback.print_exc()
-            return self._failed("oom" if is_out_of_memory(error) else "failed", error)
-        return "done"
-
-    def _failed(self, status: str, error: Exception) -> str:
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        message = mask(str(error))[:2000]
-        self.error = {"type": type(error).__name__, "message": message, "place": place}
-        return status
-
-    def _train(self) -> None:
-        job, seed = self.job, self.unit.seed
-        device = pick_device(job.device)
-        data = job.task.open(seed, cache_folder(job))
-        self.card["floors"] |= data.floors
-        self.metrics |= data.notes
-        network, width = build(job, data, seed, device)
-        self._describe(network, width, device)
-        check_contract(network, data.probe(_PROBE_EXAMPLES).checked(data.vocabulary_size, data.classes))
-        self._probe(network, data, "init")
-        memory = PeakMeter(device)
-        torch.manual_seed(number(seed, "dropout"))
-        events = Events(self.unit.folder / records.EVENTS_FILE)
-        outcome = fit(network, data, job.train, job.task.solved_at, device, events, self.checkpoint)
-        training_bytes = memory.bytes()
-        self._keep(outcome)
-        test = [batch.tensors(device) for batch in data.held_out("test", job.train.test_examples)]
-        score = evaluate(network, test)
-        self.metrics |= {
-            "test_accuracy": score.accuracy,
-            "test_loss": score.loss,
-            "test_answers": score.answers,
-            "training_memory_bytes": training_bytes,
-        }
-        self._probe(network, data, "final")
-
-    def _describe(self, network: Network, width: int, device: torch.device) -> None:
-        """Facts about the network and the device that a reader needs to judge the numbers."""
-        self.environment["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        self.metrics |= {
-            "width": width,
-            "parameters": parameter_count(network),
-            "matched_parameters": matched_parameters(network),
-            "kernel": network.encoder.kernel,
-            "causal": network.encoder.causal,
-            "readout": network.readout,
-            "canary": type(self.job.model).canary,
-        }
-
-    def _keep(self, outcome: Outcome) -> None:
-        """Put what training left into the record."""
-        self.tables |= {
-            name: columns
-            for name, columns in (
-                ("steps", outcome.steps),
-                ("parameters", outcome.parameters),
-                ("evaluations", outcome.evaluations),
-            )
-            if columns
-        }
-        self.metrics |= {
-            "steps": outcome.steps_done,
-            "solved": outcome.solved_step is not None if self.job.task.solved_at is not None else None,
-            "solved_step": outcome.solved_step,
-            "solved_cpu_s": outcome.solved_cpu_s,
-            "best_valid_accuracy": outcome.best_accuracy,
-            "train_cpu_s": outcome.train_cpu_s,
-            "train_wall_s": outcome.train_wall_s,
-            "trained_tokens": outcome.valid_tokens,
-            "resumed_step": outcome.resumed_step,
-            "first_batch_sha256": outcome.first_batch_sha256,
-            "data_sha256": outcome.data_sha256,
-        }
-
-    def _probe(self, network: Network, data: Data, moment: str) -> None:
-        """Run every chosen probe; one that cannot measure this network says why."""
-        batch = data.probe(_PROBE_EXAMPLES)
-        for name in self.job.probes:
-            try:
-                columns = lookup("probe", name)().measure(network, batch)
-            except NotApplicable as reason:
-                self.metrics[f"{name}_not_applicable"] = str(reason)
-                continue
-            except Exception as error:  # a probe must never cost the run it looks at
-                traceback.print_exc()
-                self.metrics[f"{name}_failed"] = f"{type(error).__name__}: {error}"[:500]
-                continue
-            rows = len(next(iter(columns.values())))
-            extend(self.tables.setdefault(name, {}), {"moment": [moment] * rows, **columns})
-
-    def _speed(self) -> None:
-        device = pick_device(self.job.device)
-        self.environment["load_average_before"] = load_average()
-        busy_s, own_s, wall_s = environment.busy_core_s(), time.process_time(), time.perf_counter()
-        table: Columns = {}
-        for job in self.unit.jobs:
-            data = job.task.open(self.unit.seed, cache_folder(job))
-            network, width = build(job, data, self.unit.seed, device)
-            self._describe(network, width, device)
-            rung = job.task.rung()
-            extend(table, time_rung(network, data, job.train, job.speed, device, rung))
-        self.tables["speed"] = table
-        self.environment["load_average_after"] = load_average()
-        now_s = environment.busy_core_s()
-        if busy_s is not None and now_s is not None:
-            others_s = now_s - busy_s - (time.process_time() - own_s)
-            self.metrics["others_busy_cores"] = max(0.0, others_s / (time.perf_counter() - wall_s))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory; on CPU torch raises a plain RuntimeError."""
-    text = str(error)
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-    )

@@ -36,7 +36,7 @@ LAYERS = [
     ["seqbench"],
     ["seqbench.errors", "seqbench.store", "seqbench.secret"],
     ["seqbench.records", "seqbench.guard"],
-    ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats"],
+    ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats", "seqbench.floors"],
     ["seqbench.batch", "seqbench.environment", "seqbench.memory", "seqbench.locks", "seqbench.checkpoint"],
     ["seqbench.cache", "seqbench.source", "seqbench.text"],
     [
@@ -44,6 +44,7 @@ LAYERS = [
         "seqbench.tasks",
         "seqbench.models.base",
         "seqbench.tasks.base",
+        "seqbench.tasks.formal_base",
         "seqbench.layers",
         "seqbench.layers.*",
     ],
@@ -54,7 +55,7 @@ LAYERS = [
     ["seqbench.evaluate", "seqbench.contract"],
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
-    ["seqbench.ledger"],
+    ["seqbench.ledger", "seqbench.recorder"],
     ["seqbench.worker"],
     ["seqbench.warm"],
     ["seqbench.isolate"],
@@ -64,6 +65,7 @@ LAYERS = [
     ["seqbench.hooks"],
     ["seqbench.cli"],
     ["seqbench.__main__"],
+    ["seqbench.verify", "seqbench.verify.*"],
 ]
 PLUGINS = ("seqbench.models.", "seqbench.tasks.", "seqbench.probes.", "seqbench.report.plots.")
 

@@ -20,6 +20,7 @@ from conftest import environment
 
 from seqbench import environment as environment_
 from seqbench import isolate, locks, records
+from seqbench import sweep as sweep_
 from seqbench.plan import plan
 from seqbench.records import Run
 
@@ -255,7 +256,7 @@ def test_what_a_run_left_behind_is_ended_and_holds_no_lock(run_python, tmp_path)
     assert (run.status, run.error["message"]) == ("killed", "signal 9")
     [lock] = tmp_path.glob("runs/*/*/.lock")
     for path in (lock, tmp_path / "seqbench-room.lock"):
-        with locks.file_lock(path, wait=False):
+        with locks.file_lock(path, patience_s=0):
             pass
 
 
@@ -320,6 +321,51 @@ def test_ctrl_c_while_data_is_prepared_ends_it(tmp_path):
     out = process.communicate(timeout=30)[0]  # it would wait ten minutes
     assert process.returncode == 1
     assert "go on with" in out
+
+
+def test_a_child_that_hangs_in_c_ends_with_a_sweep_that_is_killed(tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY.replace("time.sleep(600)", "ctypes.PyDLL(None).sleep(600)"))
+    command = ["faulty.py", "model=faulty", "model.how=hang", *TINY, "seeds=1", "speed.enabled=false"]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_until(lambda: any("building" in path.read_text() for path in tmp_path.glob("runs/*/*/log.txt")))
+    time.sleep(0.5)  # now it holds the interpreter's lock, and its own locks
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    [lock] = tmp_path.glob("runs/*/*/.lock")
+    wait_until(lambda: is_free(lock) and is_free(tmp_path / "seqbench-room.lock"))
+
+
+def is_free(lock: Path) -> bool:
+    try:
+        with locks.file_lock(lock, patience_s=0):
+            return True
+    except BlockingIOError:
+        return False
+
+
+def test_a_failure_is_settled_only_where_no_other_sweep_finished_the_run(child):
+    one = child(1)
+    failed = dataclasses.replace(records.read_run(one.unit.folder), status="killed")
+    done = dataclasses.replace(failed, status="done", error=None)
+    records.write_run(one.unit.folder, done, {})
+    plan = {"runs": [], "commands": [], "models": []}
+    sweep_._settle(one.unit.folder.parent, plan, [(one.unit, failed)])
+    assert records.read_run(one.unit.folder).status == "done"
+    records.write_run(one.unit.folder, dataclasses.replace(failed, status="interrupted"), {})
+    sweep_._settle(one.unit.folder.parent, plan, [(one.unit, failed)])
+    assert records.read_run(one.unit.folder).status == "killed"
+
+
+def test_what_an_editor_leaves_beside_a_users_file_changes_nothing(run_python, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    command = ["mine.py", "-m", "model=mine", *TINY, "seeds=1", "speed.enabled=false"]
+    run_python(*command)
+    (tmp_path / ".#mine.py").symlink_to("somebody@somewhere.1234")
+    again = run_python(*command)
+    assert "1 reused" in again.stdout, again.stdout + again.stderr
 
 
 def test_nohup_is_respected(tmp_path):

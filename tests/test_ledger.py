@@ -133,3 +133,16 @@ def test_the_tally_adds_up(make_job, tmp_path):
     assert ledger.tally(tmp_path, new) == (
         f"{len(units)} runs planned = 2 done + 1 failed + 1 interrupted + 1 damaged + {pending} pending"
     )
+
+
+def test_a_plan_that_names_the_runs_of_a_command_is_left_alone(make_job, tmp_path):
+    own, _ = written([make_job("gru", seeds=[0])], tmp_path, "x")
+    ledger.ensure(tmp_path, own)
+    newer = {**own, "runs": [{**run, "ground": {**run["ground"], "code": "newer"}} for run in own["runs"]]}
+    records.write_plan(tmp_path, newer)
+    before = (tmp_path / records.PLAN_FILE).read_bytes()
+    ledger.ensure(tmp_path, own)  # another command planned the same with newer code: it has the last word
+    assert (tmp_path / records.PLAN_FILE).read_bytes() == before
+    other, _ = written([make_job("lstm", seeds=[0])], tmp_path, "y")
+    ledger.ensure(tmp_path, other)
+    assert {run["model"] for run in records.read_plan(tmp_path)["runs"]} == {"lstm"}

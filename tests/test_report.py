@@ -531,6 +531,27 @@ def test_gradients_of_a_bidirectional_model_are_fitted_at_the_near_end(tmp_path:
     assert found["rnn"].decay.factor == pytest.approx(0.7)
 
 
+def beyond(label: str, far: float) -> Work:
+    """A run that was trained to length 40 and tested at 20, 40 and 160."""
+    described = card(slice_axis="length", trained_to=40)
+    sliced = {"value": [20, 40, 160], "accuracy": [1.0, 1.0, far], "loss": [0.1] * 3, "answers": [64] * 3}
+    return training(label, 16, 0, 1.0, card=described), {"slices": sliced}
+
+
+def test_what_happens_beyond_training_is_drawn_and_said(tmp_path: Path):
+    text = shown([beyond("rnn", 0.99), beyond("transformer", 0.52)], tmp_path / "s")
+    assert "Beyond training: order trained at T=16" in text
+    assert (
+        "At length 160, 4 times what training showed, rnn (1.00 to 0.99) keeps what it reached while "
+        "transformer (1.00 to 0.52) falls." in text
+    )
+    checked(render(read_sweep(tmp_path / "s")))
+
+
+def test_without_extra_test_sets_there_is_nothing_beyond_training(tmp_path: Path):
+    assert "Beyond training" not in shown(small({"rnn": 0.1}), tmp_path / "s")
+
+
 def test_the_verdict_names_better_and_the_reference(tmp_path: Path):
     sweep = read_sweep(write_sweep(tmp_path / "s", usual({"rnn": 0.12, "gru": 0.998})))
     lines = {
@@ -616,6 +637,14 @@ def test_terminal_summary_names_failures_and_fails(tmp_path: Path):
     assert "[bold]step 7[/bold]" in text
     assert "run-1/log.txt" in text
     assert "2 runs planned = 1 done + 1 diverged" in text
+
+
+def test_a_run_of_the_command_that_no_plan_names_is_not_fine(tmp_path: Path):
+    folder = write_sweep(tmp_path / "s", small({"rnn": 0.1}))
+    for wanted, expected in ((["run-0"], 0), (["run-0", "absent-0"], 1), ([], 1)):
+        terminal = io.StringIO()
+        assert hooks.finish(folder, tmp_path, Console(file=terminal, width=80), wanted) == expected
+        assert ("planned them anew" in terminal.getvalue()) == ("absent-0" in wanted)
 
 
 def test_terminal_summary_of_nothing(tmp_path: Path):

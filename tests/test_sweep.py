@@ -133,6 +133,7 @@ def test_canaries_run_on_many_to_many_and_say_which_probe_does_not_apply(python_
     assert {run.status for run in runs.values()} == {"done"}, result.stdout + result.stderr
     assert "does not depend on the input" in runs["constant"].metrics["gradient_flow_not_applicable"]
     assert "gradient_flow.parquet" in runs["bag"].files
+    assert "slices.parquet" in runs["bag"].files
     assert {run.seed for run in runs.values()} == {3}
     assert result.returncode == 0, result.stdout + result.stderr
 

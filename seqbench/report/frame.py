@@ -29,6 +29,7 @@ _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
 _MOST_COMMANDS = 20
 _COLUMNS = {
     "evaluations": ("step", "loss", "accuracy"),
+    "slices": ("value", "accuracy"),
     "steps": ("step", "loss", "gradient_norm"),
     "parameters": ("step",),
     "gradient_flow": ("moment", "distance", "median", "sequences"),

@@ -17,7 +17,7 @@ from seqbench import store
 from seqbench.errors import UsageError
 from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
-from seqbench.report.plots import gradient, learning, length, norms, speed
+from seqbench.report.plots import gradient, learning, length, norms, slices, speed
 from seqbench.report.plots.base import Plot
 from seqbench.report.summary import Cell, cells, counted, flow_table, flows, speeds
 from seqbench.report.verdict import compare, headline, verdicts
@@ -111,6 +111,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "gradient_table": tables.gradients(found) if found else None,
         "derivative": gradient.WHICH,
         "lengths": drawn(length.plot(t, grid, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
+        "slices": drawn(slices.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
         "singles": drawn(curves(sweep, grid, ladder=False)),
         "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
         "costs": tables.costs(sweep, timed, longest=True),

@@ -31,7 +31,10 @@ class Card:
         source: paper and section.
         floors: accuracies that need no learning of the point, by name, lowest first; exact.
         reference_points: published or known scores to read a result against, by source.
-        answers: "many-to-one" or "many-to-many".
+        answers: "many-to-one", "many-to-many" or "one-to-many".
+        loss: what is trained on; every other position is neither trained nor scored.
+        slice_axis: what the extra test sets differ in ("length", "number of pairs"), if there are any.
+        trained_to: the largest value on that axis that training shows.
     """
 
     id: str
@@ -41,6 +44,9 @@ class Card:
     floors: dict[str, float]
     reference_points: dict[str, float] = dataclasses.field(default_factory=dict)
     answers: str = "many-to-one"
+    loss: str = "cross-entropy at the scored answers"
+    slice_axis: str = ""
+    trained_to: int | None = None
 
 
 class Data(ABC):
@@ -68,6 +74,10 @@ class Data(ABC):
     @abstractmethod
     def probe(self, examples: int) -> Batch:
         """One held-out batch for probes, the same for every model of a seed."""
+
+    def slices(self, examples: int) -> Iterator[tuple[int, list[Batch]]]:
+        """Extra test sets along the card's ``slice_axis``: each value with its batches."""
+        return iter(())
 
 
 @dataclass
@@ -151,6 +161,14 @@ class GeneratedTask(TaskConfig):
         """Draw a batch of examples."""
         raise NotImplementedError
 
+    def slice_values(self) -> list[int]:
+        """Values of the card's ``slice_axis`` (lengths, say) at which a trained network is tested too."""
+        return []
+
+    def sample_slice(self, rng: np.random.Generator, examples: int, value: int) -> Batch:
+        """Draw a batch of examples that all have this value on the axis."""
+        raise NotImplementedError
+
     def open(self, seed: int, cache: Path) -> Data:
         return FreshData(self, seed)
 
@@ -169,11 +187,21 @@ class FreshData(Data):
 
     def held_out(self, split: str, examples: int) -> list[Batch]:
         rng = stream(self.seed, split)
-        sizes = [EVAL_BATCH] * (examples // EVAL_BATCH) + [examples % EVAL_BATCH]
-        return [self.task.sample(rng, size) for size in sizes if size]
+        return [self.task.sample(rng, size) for size in _sizes(examples)]
+
+    def slices(self, examples: int) -> Iterator[tuple[int, list[Batch]]]:
+        for value in self.task.slice_values():
+            rng = stream(self.seed, "slice", value)
+            yield value, [self.task.sample_slice(rng, size, value) for size in _sizes(examples)]
 
     def probe(self, examples: int) -> Batch:
         return self.task.sample(stream(self.seed, "probe"), examples)
+
+
+def _sizes(examples: int) -> list[int]:
+    """Batches that an evaluation is cut into."""
+    sizes = [EVAL_BATCH] * (examples // EVAL_BATCH) + [examples % EVAL_BATCH]
+    return [size for size in sizes if size]
 
 
 class FixedData(Data):

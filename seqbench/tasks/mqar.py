@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import factorial
 from typing import ClassVar
 
 import numpy as np
 
 from seqbench.batch import PADDING, UNSCORED, Batch, trim
 from seqbench.errors import UsageError
+from seqbench.floors import most_frequent_share
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.tasks.base import Card, GeneratedTask
@@ -70,10 +69,23 @@ class MQAR(GeneratedTask):
                 "values without binding": most_frequent_share(self.pairs[0], self.values),
             },
             answers="many-to-many",
+            slice_axis="number of pairs",
+            trained_to=self.pairs[0],
         )
 
+    def slice_values(self) -> list[int]:
+        """Half and double as many pairs, and so on, as far as there are keys."""
+        return [
+            pairs
+            for pairs in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+            if pairs <= min(self.keys, 4 * self.pairs[0])
+        ]
+
     def sample(self, rng: np.random.Generator, examples: int) -> Batch:
-        pairs = self.pairs[0]
+        return self.sample_slice(rng, examples, self.pairs[0])
+
+    def sample_slice(self, rng: np.random.Generator, examples: int, value: int) -> Batch:
+        pairs = value
         keys_BK = rng.permuted(np.tile(np.arange(self.keys), (examples, 1)), axis=1)[:, :pairs]
         values_BK = rng.integers(0, self.values, (examples, pairs))
         queries_B = rng.integers(int(np.ceil(0.75 * self.queries)), self.queries + 1, examples)
@@ -86,31 +98,3 @@ class MQAR(GeneratedTask):
         ids_BT = np.concatenate([shown_BT, ids_BQ], axis=1)
         targets_BT = np.concatenate([np.full_like(shown_BT, UNSCORED), answers_BQ], axis=1)
         return trim(Batch(ids_BT, 2 * pairs + queries_B, targets_BT))
-
-
-def most_frequent_share(draws: int, boxes: int) -> float:
-    """Exact expected share of the most frequent value among ``draws`` uniform draws.
-
-    A model that knows which values are present, but not which key has which, can do no better than answer
-    the most frequent one. Uses P(max <= m) = draws! / boxes^draws [x^draws] (sum_{j<=m} x^j / j!)^boxes.
-
-    >>> round(most_frequent_share(4, 8), 4)
-    0.4121
-    """
-    at_most = [_probability_at_most(limit, draws, boxes) for limit in range(draws + 1)]
-    expected = sum((1 - probability for probability in at_most[:-1]), Fraction(0))
-    return float(expected / draws)
-
-
-def _probability_at_most(limit: int, draws: int, boxes: int) -> Fraction:
-    """P(no value is drawn more than ``limit`` times)."""
-    term = [Fraction(1, factorial(j)) for j in range(limit + 1)]
-    series = [Fraction(1)]
-    for _ in range(boxes):
-        product = [Fraction(0)] * min(draws + 1, len(series) + len(term) - 1)
-        for i, a in enumerate(series):
-            for j, b in enumerate(term[: len(product) - i]):
-                product[i + j] += a * b
-        series = product
-    coefficient = series[draws] if draws < len(series) else Fraction(0)
-    return coefficient * factorial(draws) / Fraction(boxes) ** draws

@@ -50,6 +50,22 @@ def wait_up_to(process: subprocess.Popen[bytes], seconds: float) -> None:
         process.wait(timeout=seconds)
 
 
+def training(folder: Path) -> bool:
+    """Whether some run is being trained: it has told of its progress and left no record yet."""
+    return any(not (path.parent / records.RUN_FILE).exists() for path in folder.glob("runs/*/*/events.jsonl"))
+
+
+def wait_for_training(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the sweep does something that a kill can spoil, or ends."""
+    stale = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/events.jsonl")}
+    while process.poll() is None:
+        for path in folder.glob("runs/*/*/events.jsonl"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime_ns != stale.get(path):
+                    return
+        time.sleep(0.02)
+
+
 def acknowledged(folder: Path) -> set[str]:
     """Labels of the runs that the terminal has shown as done."""
     text = (folder / "terminal.txt").read_text(errors="replace")
@@ -79,14 +95,15 @@ def chain(
     """Kill one sweep ``kills`` times at random moments of its life, then let it end.
 
     Returns:
-        Broken promises, kills that hit the sweep at work, trainings that went on from a checkpoint.
+        Broken promises, kills in the middle of a training, trainings that went on from a checkpoint.
     """
     problems, hits = [], 0
     folder.mkdir()
     for number in range(kills):
         process = start(folder)
-        wait_up_to(process, rng.uniform(1.5, 5.5))
-        hits += process.poll() is None
+        wait_for_training(folder, process)
+        wait_up_to(process, rng.uniform(0.0, 2.0))
+        hits += training(folder)
         kill = os.killpg if rng.random() < 0.5 else os.kill  # the whole session, or the driver alone
         with contextlib.suppress(ProcessLookupError):
             kill(process.pid, signal.SIGKILL)
@@ -110,7 +127,7 @@ def kills(size: int, folder: Path, rng: random.Random) -> Figure:
         found = list(pool.map(lambda one: chain(folder / f"chain-{one[0]}", *one[1], undisturbed), work))
     violations = [line for lines, _, _ in found for line in lines]
     hits, resumed = (sum(one[place] for one in found) for place in (1, 2))
-    note = f"{hits} hit a sweep at work; {len(rows)} sweeps complete, {resumed} trainings from a checkpoint"
+    note = f"{hits} hit a training; {len(rows)} sweeps complete, {resumed} trainings from a checkpoint"
     return Figure(size, violations, note)
 
 
@@ -130,7 +147,9 @@ def stops(size: int, folder: Path, rng: random.Random) -> Figure:
         here = folder / f"stop-{number}"
         here.mkdir()
         process = start(here)
-        wait_up_to(process, rng.uniform(1.5, 6.0))
+        if number % 3:  # else at any moment, also while it starts
+            wait_for_training(here, process)
+        wait_up_to(process, rng.uniform(0.3, 2.5))
         name = rng.choice(["SIGINT", "SIGTERM"])
         began = time.monotonic()
         send(process, name)

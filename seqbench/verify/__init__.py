@@ -1,0 +1,1 @@
+"""The harness proves itself: exact and published results, reproduced in minutes."""
