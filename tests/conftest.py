@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ VOCABULARY, CLASSES, HIDDEN = 13, 5, 8
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background ignores Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def model_variants() -> dict[str, ModelConfig]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--few", action="store_true", help="the sizes of `make test`")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # else ignored where a shell runs us in the background
     chosen = [c for c in CAMPAIGNS if not arguments.words or any(word in c.name for word in arguments.words)]
     table = Table(title="What was broken, how often, and promises that did not hold")
     for head in ("campaign", "tried", "violations", "s", "remark"):
