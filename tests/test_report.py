@@ -542,10 +542,17 @@ def test_what_happens_beyond_training_is_drawn_and_said(tmp_path: Path):
     text = shown([beyond("rnn", 0.99), beyond("transformer", 0.52)], tmp_path / "s")
     assert "Beyond training: order trained at T=16" in text
     assert (
-        "At length 160, 4 times what training showed, rnn (1.00 to 0.99) keeps what it reached while "
+        "At length 160, 4 times what training showed, rnn (1.00 to 0.99) keeps what it reached, "
         "transformer (1.00 to 0.52) falls." in text
     )
     checked(render(read_sweep(tmp_path / "s")))
+
+
+def test_a_model_at_the_floor_has_nothing_to_keep_beyond_training(tmp_path: Path):
+    low, columns = beyond("gru", 0.12)
+    columns["slices"]["accuracy"] = [0.12, 0.13, 0.12]
+    text = shown([beyond("rnn", 1.0), (low, columns)], tmp_path / "s")
+    assert "rnn (1.00 to 1.00) keeps what it reached. gru has learned nothing that could carry over" in text
 
 
 def test_without_extra_test_sets_there_is_nothing_beyond_training(tmp_path: Path):

@@ -39,9 +39,9 @@ def plot(sweep: Sweep, task: Task, number: int) -> Plot | None:
         how=(
             f"every point is a test set of its own whose examples all have that {axis}; the vertical line is "
             f"the largest {axis} in training, so right of it the models extrapolate; lines are means over "
-            "seeds, small dots single seeds"
+            "seeds, small dots single seeds; models are moved apart a little so that none hides another"
         ),
-        shows=shows(table, axis, trained_to, sweep.labels),
+        shows=shows(table, axis, trained_to, min(task.floors(task.rungs[-1]).values(), default=0.0)),
     )
 
 
@@ -51,11 +51,14 @@ def draw(table: pd.DataFrame, task: Task, axis: str, trained_to: float | None, l
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, axes = theme.panels(1, 2.7, chosen)
     panel = axes[0]
-    for label, style in chosen.items():
+    for number, (label, style) in enumerate(chosen.items()):
         mine = table[table["label"] == label]
         line = mine.groupby("value")["accuracy"].mean()
-        panel.plot(line.index, line, **style.marked())
-        panel.plot(mine["value"], mine["accuracy"], "o", color=style.colour, markersize=2.2, alpha=0.6)
+        apart = 2.0 ** (0.04 * (number - (len(chosen) - 1) / 2))
+        panel.plot(line.index * apart, line, **style.marked())
+        panel.plot(
+            mine["value"] * apart, mine["accuracy"], "o", color=style.colour, markersize=2.2, alpha=0.6
+        )
     if trained_to is not None:
         panel.axvline(trained_to, color="0.5", linewidth=0.9, linestyle=(0, (4, 3)))
     values = sorted(set(table["value"]))
@@ -70,23 +73,39 @@ def draw(table: pd.DataFrame, task: Task, axis: str, trained_to: float | None, l
     return figure
 
 
-def shows(table: pd.DataFrame, axis: str, trained_to: float | None, labels: list[str]) -> str:
-    """Who keeps its accuracy at the far end, and what the others fall to."""
+def shows(table: pd.DataFrame, axis: str, trained_to: float | None, floor: float) -> str:
+    """Who keeps its accuracy at the far end, what the others fall to, and who had learned nothing to keep."""
     far = float(table["value"].max())
     if trained_to is None or far <= trained_to:
         return ""
     kept: list[str] = []
     lost: list[str] = []
-    for label in labels:
-        mine = table[table["label"] == label].groupby("value")["accuracy"].mean()
-        if far not in mine.index:
+    idle: list[str] = []
+    for label, mine in table.groupby("label", sort=False):
+        means = mine.groupby("value")["accuracy"].mean()
+        inside = means[means.index <= trained_to]
+        if far not in means.index or not len(inside):
             continue
-        inside = mine[mine.index <= trained_to]
-        best = float(inside.iloc[-1]) if len(inside) else float("nan")
-        words = f"{label} ({best:.2f} to {mine[far]:.2f})"
-        (kept if mine[far] >= best - _KEPT else lost).append(words)
-    told = [f"At {axis} {far:g}, {far / trained_to:g} times what training showed,"]
-    told += [f"{words_list(kept)} keep{'s' if len(kept) == 1 else ''} what it reached"] if kept else []
-    told += ["while" if kept and lost else ""]
-    told += [f"{words_list(lost)} fall{'s' if len(lost) == 1 else ''}"] if lost else []
-    return " ".join(part for part in told if part) + "."
+        best = float(inside.iloc[-1])
+        words = f"{label} ({best:.2f} to {means[far]:.2f})"
+        group = idle if best <= floor + _KEPT else kept if means[far] >= best - _KEPT else lost
+        group.append(str(label) if group is idle else words)
+    told = (
+        [f"{words_list(kept)} keep{_s(kept)} what {'it' if len(kept) == 1 else 'they'} reached"]
+        if kept
+        else []
+    )
+    told += [f"{words_list(lost)} fall{_s(lost)}"] if lost else []
+    text = (
+        f"At {axis} {far:g}, {far / trained_to:g} times what training showed, {', '.join(told)}."
+        if told
+        else ""
+    )
+    if idle:
+        had = "has" if len(idle) == 1 else "have"
+        text += f" {words_list(idle)} {had} learned nothing that could carry over (chance {floor:.3g})."
+    return text.strip()
+
+
+def _s(names: list[str]) -> str:
+    return "s" if len(names) == 1 else ""
