@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -79,6 +79,7 @@ def warm_server() -> multiprocessing.context.ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["seqbench.warm"])
+    resource_tracker.ensure_running()  # unblocks Ctrl-C when it starts, so it goes first
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -230,9 +231,13 @@ def end_group(process: BaseProcess) -> None:
 
 
 def end_children() -> None:
-    """Kill every child of this program that is still there, whoever started it and however far that got."""
+    """Kill every child of this program that is still there, and the server that forked them."""
     for process in multiprocessing.active_children():
         end_group(process)
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:  # it may still be loading torch, and would go only after that
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server._forkserver_pid, signal.SIGKILL)
 
 
 def write_failure(unit: Unit, death: Death) -> Run:
