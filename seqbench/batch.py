@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 PADDING = 0
 UNSCORED = -1  # a target at which no answer is asked
@@ -26,35 +27,47 @@ UNSCORED = -1  # a target at which no answer is asked
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded token ids with their lengths and targets.
+    """Padded sequences with their lengths and targets.
 
     Attributes:
-        ids_BT: token ids, 0 at padding.
+        ids_BT: token ids, 0 at padding. Where the inputs are numbers instead, 1 at every valid step.
         lengths_B: number of valid tokens, at least 1.
-        targets: ``(B,)`` for one answer per sequence, or ``(B, T)`` with -1 where nothing is asked.
+        targets: classes ``(B,)`` for one answer per sequence, or ``(B, T)`` with -1 where nothing is asked;
+            or float64 ``(B,)`` for one number per sequence.
+        values_BTF: float32 features of every step, 0 at padding; None where the inputs are tokens.
     """
 
     ids_BT: Ints
     lengths_B: Ints
-    targets: Ints
+    targets: npt.NDArray[Any]
+    values_BTF: Floats | None = None
 
     @property
     def valid_tokens(self) -> int:
         """Tokens that are not padding."""
         return int(self.lengths_B.sum())
 
-    def checked(self, vocabulary_size: int, classes: int) -> Batch:
+    @property
+    def asks_numbers(self) -> bool:
+        """Whether the answers are numbers (regression) and not classes."""
+        return self.targets.dtype.kind == "f"
+
+    def head(self, examples: int) -> Batch:
+        """The first examples."""
+        values_BTF = None if self.values_BTF is None else self.values_BTF[:examples]
+        return Batch(self.ids_BT[:examples], self.lengths_B[:examples], self.targets[:examples], values_BTF)
+
+    def checked(self, vocabulary_size: int, classes: int, features: int = 0) -> Batch:
         """The batch itself, once it is known to be one.
 
         Raises:
-            UsageError: a length, id or target is out of range, or padding is not where it should be.
+            UsageError: a length, id, value or target is out of range, or padding is not where it should be.
         """
-        ids_BT, lengths_B, targets = self.ids_BT, self.lengths_B, self.targets
+        ids_BT, lengths_B = self.ids_BT, self.lengths_B
         time = ids_BT.shape[1]
-        scored = targets[targets != UNSCORED] if targets.ndim == 2 else targets
         valid_BT = np.arange(time) < lengths_B[:, None]
         for broken, what in (
-            (any(x.dtype != np.int64 for x in (ids_BT, lengths_B, targets)), "an array is not int64"),
+            (any(x.dtype != np.int64 for x in (ids_BT, lengths_B)), "an array is not int64"),
             (((lengths_B < 1) | (lengths_B > time)).any(), f"a length is outside 1..{time}"),
             (
                 ((ids_BT < 0) | (ids_BT >= vocabulary_size)).any(),
@@ -64,16 +77,40 @@ class Batch:
                 (valid_BT != (ids_BT != PADDING)).any(),
                 "padding (id 0) stands inside a sequence, or none after it",
             ),
-            (len(scored) == 0, "no answer is asked"),
-            (((scored < 0) | (scored >= classes)).any(), f"a target is outside 0..{classes - 1}"),
+            *self._target_faults(classes),
+            *self._value_faults(valid_BT, features),
         ):
             if broken:
                 raise UsageError(f"the task gave a bad batch: {what}")
         return self
 
+    def _target_faults(self, classes: int) -> Iterator[tuple[bool, str]]:
+        targets = self.targets
+        if self.asks_numbers:
+            yield targets.dtype != np.float64 or targets.ndim != 1, "a number to predict is not float64 (B,)"
+            yield not np.isfinite(targets).all(), "a number to predict is not finite"
+            yield classes != 1, "numbers are to be predicted, so the task has one output: classes = 1"
+            return
+        scored = targets[targets != UNSCORED] if targets.ndim == 2 else targets
+        yield targets.dtype != np.int64, "an array is not int64"
+        yield len(scored) == 0, "no answer is asked"
+        yield bool(((scored < 0) | (scored >= classes)).any()), f"a target is outside 0..{classes - 1}"
+
+    def _value_faults(self, valid_BT: npt.NDArray[np.bool_], features: int) -> Iterator[tuple[bool, str]]:
+        values_BTF = self.values_BTF
+        if values_BTF is None:
+            yield features > 0, f"no values, but {features} features were announced"
+            return
+        shape = (*self.ids_BT.shape, features)
+        yield values_BTF.shape != shape, f"values have the shape {values_BTF.shape}, expected {shape}"
+        yield values_BTF.dtype != np.float32, "values are not float32"
+        yield not np.isfinite(values_BTF).all(), "a value is not finite"
+        yield bool(values_BTF[~valid_BT].any()), "a value at padding is not 0"
+
     def digest(self) -> str:
         """Fingerprint of the batch, to show that two models saw the same data."""
-        parts = (self.ids_BT, self.lengths_B, self.targets)
+        parts = [self.ids_BT, self.lengths_B, self.targets]
+        parts += [] if self.values_BTF is None else [self.values_BTF]
         return hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest()
 
     def tensors(self, device: torch.device | str = "cpu") -> TensorBatch:
@@ -84,7 +121,10 @@ class Batch:
             torch.from_numpy(array).to(device, non_blocking=True)
             for array in (self.ids_BT, self.lengths_B, self.targets)
         )
-        return TensorBatch(ids_BT, lengths_B, ids_BT != PADDING, targets)
+        values_BTF = None
+        if self.values_BTF is not None:
+            values_BTF = torch.from_numpy(self.values_BTF).to(device, non_blocking=True)
+        return TensorBatch(ids_BT, lengths_B, ids_BT != PADDING, targets, values_BTF)
 
 
 @dataclass(frozen=True)
@@ -95,6 +135,7 @@ class TensorBatch:
     lengths_B: torch.Tensor
     mask_BT: torch.Tensor
     targets: torch.Tensor
+    values_BTF: torch.Tensor | None = None
 
 
 def pad(rows: Sequence[npt.ArrayLike], targets: Sequence[npt.ArrayLike] | Ints, *, extra: int = 0) -> Batch:
@@ -128,7 +169,57 @@ def trim(batch: Batch) -> Batch:
     """Cut columns that are padding in every row."""
     width = int(batch.lengths_B.max())
     targets = batch.targets[:, :width] if batch.targets.ndim == 2 else batch.targets
-    return Batch(batch.ids_BT[:, :width], batch.lengths_B, targets)
+    values_BTF = None if batch.values_BTF is None else batch.values_BTF[:, :width]
+    return Batch(batch.ids_BT[:, :width], batch.lengths_B, targets, values_BTF)
+
+
+def widen(batch: Batch, columns: int) -> Batch:
+    """The same batch with more padding on the right."""
+    more = ((0, 0), (0, columns))
+    targets = batch.targets
+    if targets.ndim == 2:
+        targets = np.pad(targets, more, constant_values=UNSCORED)
+    ids_BT = np.pad(batch.ids_BT, more, constant_values=PADDING)
+    values_BTF = None if batch.values_BTF is None else np.pad(batch.values_BTF, (*more, (0, 0)))
+    return Batch(ids_BT, batch.lengths_B, targets, values_BTF)
+
+
+class Rows(Protocol):
+    """A fixed set of sequences that batches are gathered from."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> Ints:
+        """Steps of each sequence, ``(N,)``."""
+
+    def take(self, index_B: Ints) -> Batch:
+        """Gather the sequences at ``index_B`` into one padded batch."""
+
+
+@dataclass(frozen=True)
+class ValueRows:
+    """Sequences of numbers, all of the same length.
+
+    Attributes:
+        values_NTF: float32 features of every step.
+        targets: ``(N,)`` one answer per sequence.
+    """
+
+    values_NTF: Floats
+    targets: Ints
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def lengths(self) -> Ints:
+        return np.full(len(self), self.values_NTF.shape[1])
+
+    def take(self, index_B: Ints) -> Batch:
+        values_BTF = self.values_NTF[index_B]
+        ids_BT = np.ones(values_BTF.shape[:2], dtype=np.int64)
+        return Batch(ids_BT, self.lengths[index_B], self.targets[index_B], values_BTF)
 
 
 @dataclass(frozen=True)

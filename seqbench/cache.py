@@ -27,7 +27,7 @@ class DamagedCache(Exception):
 def save(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
     """Write arrays and plain facts; readers see the old file or the new one, never a part of it."""
     sha256 = {name: _digest(array) for name, array in arrays.items()}
-    text = json.dumps({"facts": dict(facts), "sha256": sha256}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"facts": dict(facts), "sha256": sha256}, allow_nan=False)
     header = np.frombuffer(f"{hashlib.sha256(text.encode()).hexdigest()}{text}".encode(), dtype=np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{_HEADER: header}, **arrays)

@@ -100,6 +100,9 @@ class Job:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)
     seeds: Any = setting(3, "number of seeds (0, 1, ...), or a list of seeds")
+    canaries: bool = setting(
+        True, "train a bag of tokens and a constant beside every comparison (one seed), as measured floors"
+    )
     probes: list[str] = setting(["gradient_flow"], "what to measure on each network")
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     workers: int | None = setting(
@@ -123,12 +126,22 @@ class Job:
             values = getattr(self.task, ladder)
             if not values or len(set(values)) != len(values):
                 raise UsageError(f"task.{ladder}={values}: expected different values, like [16,32]")
+        if self.network.embedding == "onehot" and self.task.features:
+            raise UsageError(
+                f"network.embedding=onehot: the inputs of '{self.task.name}' are numbers, not tokens: "
+                "leave it out"
+            )
+        if self.task.forbids_looking_ahead and self.model.looks_ahead:
+            raise UsageError(
+                f"task={self.task.name} model={self.model.name}: the answer at each position is the next "
+                "input, which a model that reads ahead sees: take one that reads left to right"
+            )
 
 
 # Settings that say where and how often, not what: they do not change a run's identity.
 _NOT_IDENTITY = (
     "seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "fail_fast", "limit",
-    "checkpoint_s",
+    "checkpoint_s", "canaries",
 )  # fmt: skip
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from seqbench.batch import PADDING, UNSCORED, Batch
+from seqbench.batch import Batch, widen
 from seqbench.network import Network
 
 _ROWS = 4
@@ -23,7 +22,7 @@ def check_contract(network: Network, batch: Batch) -> None:
     Raises:
         ContractBroken: logits change when padding is added, or a causal encoder reads later inputs.
     """
-    few = Batch(batch.ids_BT[:_ROWS], batch.lengths_B[:_ROWS], batch.targets[:_ROWS])
+    few = batch.head(_ROWS)
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -41,15 +40,6 @@ def check_contract(network: Network, batch: Batch) -> None:
         )
 
 
-def widen(batch: Batch, columns: int) -> Batch:
-    """The same batch with more padding on the right."""
-    targets = batch.targets
-    if targets.ndim == 2:
-        targets = np.pad(targets, ((0, 0), (0, columns)), constant_values=UNSCORED)
-    ids_BT = np.pad(batch.ids_BT, ((0, 0), (0, columns)), constant_values=PADDING)
-    return Batch(ids_BT, batch.lengths_B, targets)
-
-
 def _padding_error(network: Network, batch: Batch) -> float:
     """Largest change of a logit, relative to the largest logit, when padding is added."""
     device = next(network.parameters()).device
@@ -63,7 +53,7 @@ def _future_error(network: Network, batch: Batch) -> float:
     if not network.encoder.causal:
         return 0.0
     tensors = batch.tensors(next(network.parameters()).device)
-    x_BTD = network.embedding(tensors.ids_BT)
+    x_BTD = network.embed(tensors)
     cut = x_BTD.shape[1] // 2
     changed_BTD = x_BTD.clone()
     changed_BTD[:, cut:] = changed_BTD[:, cut:].roll(1, dims=0).neg() + 1

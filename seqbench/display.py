@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from seqbench.isolate import last_event
+from seqbench.metric import ACCURACY, METRICS
 from seqbench.plan import Unit
 from seqbench.records import Run
 
@@ -80,8 +82,8 @@ def describe_event(unit: Unit) -> tuple[str, int, int | None]:
     if event is None:
         return "starting" if unit.kind == "train" else "timing, alone on the machine", 0, None
     step, steps = int(event["step"]), int(event["steps"])
-    accuracy = "" if event["accuracy"] is None else f"  accuracy {event['accuracy']:.3f}"
-    note = f"step {step}/{steps}  loss {event['loss']:.3f}{accuracy}  <= {event['left_s']:.0f} s left"
+    score = "" if event["score"] is None else f"  {event['metric']} {event['score']:.3g}"
+    note = f"step {step}/{steps}  loss {event['loss']:.3f}{score}  <= {event['left_s']:.0f} s left"
     return note, step, steps
 
 
@@ -95,4 +97,12 @@ def outcome(run: Run) -> str:
     solved = (
         f"solved at step {metrics['solved_step']}" if metrics.get("solved") else f"{metrics['steps']} steps"
     )
-    return f"accuracy {metrics['test_accuracy']:.3f}  {solved}  {metrics['train_cpu_s']:.1f} CPU s"
+    return f"{score(run)}  {solved}  {metrics['train_cpu_s']:.1f} CPU s"
+
+
+def score(run: Run) -> str:
+    """A run's test score with its metric."""
+    metric = METRICS[str(run.card.get("metric", ACCURACY.name))]
+    loss, accuracy = (run.metrics[f"test_{name}"] for name in ("loss", "accuracy"))
+    value = metric.of(float(loss or 0.0), math.nan if accuracy is None else float(accuracy))
+    return f"{metric.short} {value:.3g}" if metric.relative else f"{metric.short} {value:.3f}"

@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from seqbench.batch import TensorBatch
-from seqbench.network import Network
+from seqbench.network import Network, answer_loss
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy (nats) and accuracy over ``answers`` scored answers."""
+    """Mean loss (cross-entropy in nats, or squared error) and accuracy over ``answers`` scored answers.
+
+    The accuracy is NaN where the answers are numbers.
+    """
 
     loss: float
     accuracy: float
@@ -29,9 +31,10 @@ def evaluate(network: Network, batches: Iterable[TensorBatch]) -> Score:
     answers = 0
     with torch.no_grad():
         for batch in batches:
-            logits_NC, targets_N = network(batch)
-            loss = F.cross_entropy(logits_NC, targets_N, reduction="sum")
-            right = (logits_NC.argmax(1) == targets_N).sum()
+            outputs_NC, targets_N = network(batch)
+            loss = answer_loss(outputs_NC, targets_N, reduction="sum")
+            classes = not targets_N.is_floating_point()
+            right = (outputs_NC.argmax(1) == targets_N).sum() if classes else torch.full_like(loss, torch.nan)
             sums.append(torch.stack([loss.double(), right.double()]))
             answers += len(targets_N)
     network.train(was_training)

@@ -43,6 +43,7 @@ def finish(
     from seqbench.report.facts import commands
     from seqbench.report.frame import read_sweep
     from seqbench.report.page import write_page
+    from seqbench.report.samples import samples
     from seqbench.report.summary import cells, flow_table, flows, speeds
     from seqbench.report.verdict import compare, headline, verdicts
 
@@ -58,6 +59,9 @@ def finish(
     for verdict in verdicts(sweep, grid, found, compare(sweep, whole=True)):
         say(console, verdict.line)
     console.print()
+    for sample in samples(sweep):
+        say(console, f"{sample.label} writes:", "bold")
+        say(console, f"{sample.text}\n", wrap=False)
     _runs(sweep, console)
     runs = sweep.runs if wanted is None else sweep.runs[sweep.runs["folder"].isin(list(wanted))]
     missing = set(wanted or ()) - set(runs["folder"])
@@ -86,7 +90,7 @@ def say(console: Console, line: str, style: str = "", *, wrap: bool = True) -> N
 
 
 def table(sweep: Sweep, task: Task, grid: list[Cell], timed: pd.DataFrame) -> Table:
-    """A task's results: solved runs at each rung, accuracy, speed and size of every model."""
+    """A task's results: solved runs at each rung, score, speed and size of every model."""
     from rich import box
 
     title = Text(_title(task, sweep))
@@ -95,20 +99,30 @@ def table(sweep: Sweep, task: Task, grid: list[Cell], timed: pd.DataFrame) -> Ta
     rungs = task.rungs[-_MOST_RUNGS:]
     for rung in rungs:
         made.add_column(_head(task, rung), justify="right", no_wrap=True)
-    for name in ("accuracy", "tokens/s", "params", "MB", "runs"):
+    for name in (task.metric.short, "tokens/s", "params", "MB", "runs"):
         made.add_column(name, justify="right", no_wrap=True)
     for label in sweep.labels:
         mine = [cell for cell in grid if cell.task is task and cell.label == label]
         if mine:
             shown = [_solved(next((c for c in mine if c.rung == rung), None)) for rung in rungs]
             made.add_row(Text(label), *shown, *_numbers(sweep, task, label, mine, timed))
+    for name, value in floors(task).items():
+        blank = [""] * len(rungs)
+        made.add_row(Text(f"floor: {name}", "dim"), *blank, Text(task.metric.shown(value), "dim"))
     return made
+
+
+def floors(task: Task) -> dict[str, float]:
+    """The floors that every rung has: their means over the rungs, like the models' scores."""
+    every = [task.floors(rung) for rung in task.rungs if rung in task.cards]
+    names = [name for name in (every[-1] if every else {}) if all(name in levels for levels in every)]
+    return {name: sum(levels[name] for levels in every) / len(every) for name in names}
 
 
 def _title(task: Task, sweep: Sweep) -> str:
     from seqbench.report.facts import seeds_in_words
 
-    kind = "accuracy" if task.solved_at is None else "solved runs"
+    kind = task.metric.name if task.solved_at is None else "solved runs"
     return f"{task.key}: {kind} ({seeds_in_words(sweep)})"
 
 
@@ -124,7 +138,7 @@ def _solved(cell: Cell | None) -> Text:
     if cell is None or not cell.finished:
         return Text("-", "dim")
     if cell.task.solved_at is None:
-        return Text(f"{cell.accuracy.mean:.3f}")
+        return Text(cell.task.metric.shown(cell.score.mean))
     return Text(f"{cell.solved}/{cell.finished}", _COLOURS[share(cell).kind])
 
 
@@ -135,13 +149,13 @@ def _numbers(sweep: Sweep, task: Task, label: str, mine: list[Cell], timed: pd.D
     from seqbench.report.summary import same
 
     runs = sweep.runs[(sweep.runs["task"] == task.key) & (sweep.runs["label"] == label)]
-    ended = [cell.accuracy.mean for cell in mine if cell.finished]
+    ended = [cell.score.mean for cell in mine if cell.finished]
     here = timed[(timed["task"] == task.key) & (timed["label"] == label) & (timed["mode"] == "train")]
     here = here[same(here["rung"], task.rungs[-1])]
     size = pd.to_numeric(runs["parameters"], errors="coerce").max()
     done = int((runs["status"] == "done").sum())
     return [
-        Text(f"{sum(ended) / len(ended):.3f}" if ended else "-"),
+        Text(task.metric.shown(sum(ended) / len(ended)) if ended else "-"),
         Text(short(here["valid_tokens_per_s"].max())),
         Text(short(size)),
         Text(short(here["memory_bytes"].max() / 1e6)),

@@ -40,6 +40,7 @@ def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str],
                 "rung": unit.rung,
                 "model": unit.job.model.name,
                 "seed": unit.seed,
+                "companion": unit.companion,
                 "config": settings(unit.job),
             }
             for unit in units
@@ -106,7 +107,11 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
     numbers = sorted({entry["command"] for entry in kept if entry["command"] < len(earlier["commands"])})
     place = {number: position for position, number in enumerate(numbers)}
     old = [{**entry, "command": place.get(entry["command"], len(numbers))} for entry in kept]
-    new = [{**entry, "command": len(numbers)} for entry in plan["runs"]]
+    named = {entry.get("asked") for entry in earlier["runs"] if not entry.get("companion")}
+    new = [
+        {**entry, "command": len(numbers), "companion": entry["companion"] and entry["asked"] not in named}
+        for entry in plan["runs"]
+    ]
     models = dict.fromkeys([*plan["models"], *(entry["model"] for entry in old)])
     commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
     return {**plan, "commands": commands, "models": list(models), "runs": [*new, *old]}
@@ -128,6 +133,7 @@ def rebuilt(folder: Path) -> Plan:
             "command": 0,
             "ground": dict(run.ground),
             "config": dict(run.config),
+            "companion": run.metrics.get("companion") is True,
             **{key: getattr(run, key) for key in _OF_A_RUN},
         }
         for place, run in _recorded(folder)

@@ -14,7 +14,7 @@ _WIDE = 256
 _LARGEST_WIDTH = 1 << 16
 
 
-def solve_width(job: Job, vocabulary_size: int, classes: int) -> int:
+def solve_width(job: Job, vocabulary_size: int, classes: int, features: int = 0) -> int:
     """The width whose network comes closest to ``match.target`` parameters.
 
     Networks are instantiated on torch's meta device, so that any encoder can be matched, also one that
@@ -27,7 +27,7 @@ def solve_width(job: Job, vocabulary_size: int, classes: int) -> int:
         return max(multiple, UNMATCHED_WIDTH // multiple * multiple)
 
     def build(units: int) -> Network:
-        return Network(job.model, job.network, vocabulary_size, classes, units * multiple)
+        return Network(job.model, job.network, vocabulary_size, classes, units * multiple, features)
 
     def count(units: int) -> int:
         try:

@@ -6,7 +6,7 @@ Shape letters: B batch, T time, D embedding width, H encoder width, C classes, N
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,16 @@ class OneHot(nn.Module):
         return vectors_BTD * (ids_BT != PADDING).unsqueeze(2)
 
 
+class Values(nn.Linear):
+    """Features of every step as vectors, by one linear map for all steps; padding becomes the zero vector."""
+
+    def forward(self, values_BTF: Tensor, mask_BT: Tensor) -> Tensor:  # type: ignore[override]
+        vectors_BTD = super().forward(values_BTF.to(self.weight.dtype))
+        return vectors_BTD * mask_BT.unsqueeze(2)
+
+
 class Network(nn.Module):
-    """Ids in, logits of the scored answers out."""
+    """Ids (or values) in, logits of the scored answers (or predicted numbers) out."""
 
     def __init__(
         self,
@@ -40,13 +48,10 @@ class Network(nn.Module):
         vocabulary_size: int,
         classes: int,
         hidden: int,
+        features: int = 0,
     ) -> None:
         super().__init__()
-        onehot = config.embedding == "onehot"
-        width = vocabulary_size if onehot else config.embedding_width
-        self.embedding: nn.Module = (
-            OneHot(vocabulary_size) if onehot else nn.Embedding(vocabulary_size, width, padding_idx=PADDING)
-        )
+        self.embedding, width = build_embedding(config, vocabulary_size, features)
         self.encoder = build_encoder(model, width, hidden)
         self.head = nn.Linear(self.encoder.width_out, classes)
         self.drop = nn.Dropout(config.dropout)
@@ -54,7 +59,13 @@ class Network(nn.Module):
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """Logits ``(N, C)`` and targets ``(N,)`` of every scored answer of the batch."""
-        return self.answer(self.embedding(batch.ids_BT), batch)
+        return self.answer(self.embed(batch), batch)
+
+    def embed(self, batch: TensorBatch) -> Tensor:
+        """What the encoder reads, ``(B, T, D)``; zero at padding."""
+        if batch.values_BTF is None:
+            return cast(Tensor, self.embedding(batch.ids_BT))
+        return cast(Tensor, self.embedding(batch.values_BTF, batch.mask_BT))
 
     def answer(self, x_BTD: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """The same from embedded tokens; probes differentiate with respect to them."""
@@ -71,6 +82,23 @@ class Network(nn.Module):
         if self.readout == "mean":
             return y_BTH.masked_fill(~mask_BT1, 0.0).sum(1) / batch.lengths_B.unsqueeze(1)
         return y_BTH.masked_fill(~mask_BT1, -math.inf).amax(1)
+
+
+def build_embedding(config: NetworkConfig, vocabulary_size: int, features: int) -> tuple[nn.Module, int]:
+    """The shared embedding, and its width."""
+    if config.embedding == "onehot" and not features:
+        return OneHot(vocabulary_size), vocabulary_size
+    width = config.embedding_width
+    if features:
+        return Values(features, width), width
+    return nn.Embedding(vocabulary_size, width, padding_idx=PADDING), width
+
+
+def answer_loss(outputs_NC: Tensor, targets_N: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy (nats) of classes, or squared error where the targets are numbers and C is 1."""
+    if targets_N.is_floating_point():
+        return F.mse_loss(outputs_NC.squeeze(1), targets_N.to(outputs_NC.dtype), reduction=reduction)
+    return F.cross_entropy(outputs_NC, targets_N, reduction=reduction)
 
 
 def build_encoder(model: ModelConfig, width_in: int, hidden: int) -> Encoder:

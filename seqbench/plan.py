@@ -12,6 +12,7 @@ from typing import Any
 
 from seqbench import environment, records, store
 from seqbench.config import Job, settings
+from seqbench.models.canaries import Bag, Constant
 from seqbench.records import Run
 from seqbench.store import DamagedFile
 
@@ -30,6 +31,7 @@ class Unit:
         ground: hashes of what it stands on, by part: "code" (with versions, threads and device), "model" and
             "task" (plugin source, outside data), "machine".
         identity: hash of both; equal identities give equal results.
+        companion: a canary that nobody named; its score is a floor of its task.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Unit:
     identity: str
     folder: Path
     code_sha256: str
+    companion: bool = False
 
     @property
     def job(self) -> Job:
@@ -56,10 +59,34 @@ class Unit:
 def plan(jobs: list[Job], sweep: Path) -> list[Unit]:
     """All units of a sweep: the training runs, long ones first, then the speed measurements."""
     training = [unit for job in jobs for unit in _training(job, sweep)]
+    beside = [unit for job in companions(jobs) for unit in _training(job, sweep)]
+    training += [dataclasses.replace(unit, companion=True) for unit in beside]
     training.sort(key=lambda unit: -unit.job.task.cost() * unit.job.train.steps)
     timing = [_timing(job, sweep) for job in jobs if job.speed.enabled]
-    unique = {unit.identity: unit for unit in [*training, *timing]}
-    return list(unique.values())
+    return list({unit.identity: unit for unit in [*training, *timing]}.values())
+
+
+def companions(jobs: list[Job]) -> list[Job]:
+    """Canaries for every task of the sweep that does not name them: one seed each, and no speed measurement.
+
+    They get the budget of the task's first model, and their own learning rate.
+    """
+    first: dict[str, Job] = {}
+    for job in jobs:
+        if job.canaries:
+            first.setdefault(store.digest({"task": settings(job)["task"]}), job)
+    named = {(job.model.name, job.task.name) for job in jobs}
+    return [
+        dataclasses.replace(
+            job,
+            model=canary,
+            train=dataclasses.replace(job.train, lr=canary.learning_rate, tuned=False),
+            seeds=job.seeds[:1],
+        )
+        for job in first.values()
+        for canary in (Bag(), Constant())
+        if (canary.name, job.task.name) not in named
+    ]
 
 
 def _training(job: Job, sweep: Path) -> list[Unit]:

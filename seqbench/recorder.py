@@ -6,20 +6,24 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from seqbench import environment, records, store
+from seqbench.batch import UNSCORED, Batch
 from seqbench.checkpoint import Checkpoint
 from seqbench.config import Job, settings
 from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
+from seqbench.generate import generate
 from seqbench.match import matched_parameters, solve_width
 from seqbench.memory import PeakMeter, lift_memory_limit, limit_memory, peak_bytes
 from seqbench.network import Network, parameter_count
@@ -30,10 +34,11 @@ from seqbench.registry import lookup
 from seqbench.secret import mask
 from seqbench.seeds import number
 from seqbench.speed import load_average, time_rung
-from seqbench.tasks.base import Data
+from seqbench.tasks.base import Data, TaskConfig
 from seqbench.train import Columns, Diverged, Outcome, extend, fit
 
 _PROBE_EXAMPLES = 16
+_SAMPLE_TOKENS = 240
 _OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc", "bad allocation")
 
 
@@ -51,9 +56,10 @@ def pick_device(wanted: str) -> torch.device:
 
 def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Network, int]:
     """The network with its solved width; its initial weights depend on the seed alone."""
-    width = solve_width(job, data.vocabulary_size, data.classes)
+    sizes = (data.vocabulary_size, data.classes)
+    width = solve_width(job, *sizes, data.features)
     torch.manual_seed(number(seed, "init"))
-    network = Network(job.model, job.network, data.vocabulary_size, data.classes, width)
+    network = Network(job.model, job.network, *sizes, width, data.features)
     return network.to(device), width
 
 
@@ -174,28 +180,53 @@ class Recorder:
         device = pick_device(job.device)
         data = job.task.open(seed, cache_folder(job))
         self.card["floors"] |= data.floors
-        self.metrics |= data.notes
+        self.card["notes"] = dict(data.notes)
         network, width = build(job, data, seed, device)
         self._describe(network, width, device)
-        check_contract(network, data.probe(_PROBE_EXAMPLES).checked(data.vocabulary_size, data.classes))
+        first = data.probe(_PROBE_EXAMPLES)
+        check_contract(network, first.checked(data.vocabulary_size, data.classes, data.features))
+        self._refuse_looking_ahead(network)
         self._probe(network, data, "init")
         self._check_ground()
         memory = PeakMeter(device)
         torch.manual_seed(number(seed, "dropout"))
         events = Events(self.unit.folder / records.EVENTS_FILE)
-        outcome = fit(network, data, job.train, job.task.solved_at, device, events, self.checkpoint)
+        outcome = fit(network, data, job.train, job.task.goal(), device, events, self.checkpoint)
         training_bytes = memory.bytes()
         self._keep(outcome)
-        test = [batch.tensors(device) for batch in data.held_out("test", job.train.test_examples)]
-        score = evaluate(network, test)
+        self.metrics["training_memory_bytes"] = training_bytes
+        self._test(network, data.held_out("test", job.train.test_examples), device)
+        self._slices(network, data, device)
+        self._write(network, data)
+        self._probe(network, data, "final")
+
+    def _refuse_looking_ahead(self, network: Network) -> None:
+        """Composition refuses what says so in its settings; a user's layer may only say it once built."""
+        if self.job.task.forbids_looking_ahead and not network.encoder.causal:
+            raise UsageError(
+                f"'{self.job.model.name}' reads ahead (causal = False), and the answers of "
+                f"'{self.job.task.name}' are later inputs: take a model that reads left to right"
+            )
+
+    def _test(self, network: Network, batches: list[Batch], device: torch.device) -> None:
+        """Score the network, and the task's own oracle, on the test set."""
+        score = evaluate(network, [batch.tensors(device) for batch in batches])
         self.metrics |= {
-            "test_accuracy": score.accuracy,
+            "test_accuracy": score.accuracy if math.isfinite(score.accuracy) else None,
             "test_loss": score.loss,
             "test_answers": score.answers,
-            "training_memory_bytes": training_bytes,
         }
-        self._slices(network, data, device)
-        self._probe(network, data, "final")
+        oracle = oracle_score(self.job.task, batches)
+        if oracle is not None:
+            self.metrics["oracle_score"] = oracle
+
+    def _write(self, network: Network, data: Data) -> None:
+        """Let a network that predicts next tokens write a text, for the reader."""
+        if writer := data.writer():
+            drawn = number(self.unit.seed, "generate")
+            ids = generate(network, writer.prompt_T, _SAMPLE_TOKENS, writer.window, writer.next_id, drawn)
+            self.metrics["sample"] = writer.spelled(ids)
+            self.metrics["sample_prompt"] = writer.spelled(writer.prompt_T)
 
     def _slices(self, network: Network, data: Data, device: torch.device) -> None:
         """Score the extra test sets: lengths beyond training, say."""
@@ -218,6 +249,7 @@ class Recorder:
             "causal": network.encoder.causal,
             "readout": network.readout,
             "canary": type(self.job.model).canary,
+            "companion": self.unit.companion,
         }
 
     def _keep(self, outcome: Outcome) -> None:
@@ -236,7 +268,7 @@ class Recorder:
             "solved": outcome.solved_step is not None if self.job.task.solved_at is not None else None,
             "solved_step": outcome.solved_step,
             "solved_cpu_s": outcome.solved_cpu_s,
-            "best_valid_accuracy": outcome.best_accuracy,
+            "best_valid_score": outcome.best_score,
             "train_cpu_s": outcome.train_cpu_s,
             "train_wall_s": outcome.train_wall_s,
             "trained_tokens": outcome.valid_tokens,
@@ -282,6 +314,17 @@ class Recorder:
         if busy_s is not None and now_s is not None:
             others_s = now_s - busy_s - (time.process_time() - own_s)
             self.metrics["others_busy_cores"] = max(0.0, others_s / (time.perf_counter() - wall_s))
+
+
+def oracle_score(task: TaskConfig, batches: list[Batch]) -> float | None:
+    """What a player scores who follows the task's definition; None where none is definable."""
+    pairs = [(task.oracle(batch), batch) for batch in batches]
+    known = [(answers, batch) for answers, batch in pairs if answers is not None]
+    if not known:
+        return None
+    if known[0][1].asks_numbers:
+        return float(np.mean(np.concatenate([answers - batch.targets for answers, batch in known]) ** 2))
+    return float(np.mean(np.concatenate([(a == b.targets)[b.targets != UNSCORED] for a, b in known])))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-PURPOSES = ("train", "valid", "test", "order", "init", "dropout", "probe", "split", "speed", "slice")
+PURPOSES = (
+    "train",
+    "valid",
+    "test",
+    "order",
+    "init",
+    "dropout",
+    "probe",
+    "split",
+    "speed",
+    "slice",
+    "permutation",
+    "generate",
+)
 
 
 def stream(seed: int, purpose: str, *more: int) -> np.random.Generator:

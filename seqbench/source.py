@@ -1,283 +1,294 @@
-"""Labelled texts from the Hugging Face hub, Parquet, CSV or JSON lines: read exactly, or refused in one line.
+"""Which files hold a data set of labelled texts, in which split and class each belongs, and their hashes.
 
-Parquet and the hub go through ``datasets``. CSV and JSON lines are read by the standard library, because
-``datasets`` turns "NA" into nothing, "123" into a number and a missing label into a fraction, and names no
-line when a file is wrong. Errors read ``file:line: reason: fix``.
+A data set is one file; a folder with files named ``train*`` and perhaps ``valid*`` (``val``, ``dev*``) and
+``test*``, in sub-folders too; or a folder of .txt files per class, ``CLASS/*.txt``, also below ``train`` and
+the other splits. Names that begin with a dot are never read.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import hashlib
+import itertools
 import os
-import socket
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
+import re
+import stat
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from seqbench.errors import UsageError, nearest
+from seqbench.errors import UsageError
+from seqbench.source_formats import FORMATS, Columns, Row, kind_of, opened, read_file, read_txt, unreadable
 
-FORMATS = (".parquet", ".csv", ".jsonl")
-PROBE_S = 2.0
-_ROWS_AT_ONCE = 1000
+MOST_FILES = 1_000_000
 _SHOWN_FILES = 8
+_SPLIT = {
+    "train": re.compile(r"train", re.IGNORECASE),
+    "valid": re.compile(r"valid|dev|val(?![a-z])", re.IGNORECASE),
+    "test": re.compile(r"test", re.IGNORECASE),
+}
+_TOP = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+_SETTLED_NS = 2_000_000_000
+_hashes: dict[tuple[int, ...], str] = {}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A text, its label as it stands in the file, and where that is ("file:line"), for errors."""
+class DataFile:
+    """A file with labelled texts, or, with a label, a .txt file that is one text."""
 
-    place: str
-    text: str
-    label: int | str
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The names of the two columns that are read."""
-
-    text: str
-    label: str
+    path: Path
+    label: str | None = None
 
 
 @dataclass(frozen=True)
-class HubDataset:
-    """A data set on the hub, pinned to a revision, so that it can never change between two runs."""
+class LocalFiles:
+    """The files of a data set.
 
-    name: str
-    revision: str
+    Attributes:
+        splits: the files of "train", and of "valid" and "test" where they are given.
+        left_out: how many other files of these formats there are; they belong to no split and are not read.
+    """
+
+    splits: dict[str, list[DataFile]]
+    left_out: int = 0
+
+    @property
+    def per_class(self) -> bool:
+        """Whether folders tell the classes."""
+        return self.splits["train"][0].label is not None
 
 
-# Which files
-
-
-def split_files(path: Path) -> dict[str, list[Path]]:
-    """The files of each split: one file is "train"; a folder holds ``train*`` and perhaps ``test*``.
-
-    Sub-folders are searched too, so a folder in the layout of the hub works as it is. Other splits
-    (``unsupervised*``, say) are left alone.
+def find_files(path: Path) -> LocalFiles:
+    """The files of a data set; only names are looked at.
 
     Raises:
-        UsageError: nothing to read, no training split, or a split in two formats.
+        UsageError: nothing to read, no training split, or files that cannot be told apart.
     """
-    if path.is_file():
-        if path.suffix not in FORMATS:
-            raise UsageError(f"task.path={path}: not a {', '.join(FORMATS)} file")
-        return {"train": [path]}
-    found = sorted(p for p in path.rglob("*") if p.suffix in FORMATS and p.is_file())
-    splits = {split: [p for p in found if _belongs(p, path, split)] for split in ("train", "test")}
-    if not splits["train"]:
-        names = ", ".join(str(p.relative_to(path)) for p in found[:_SHOWN_FILES]) or "no data file"
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"task.path={path}: {reason}: give a file or folder that is there") from error
+    if stat.S_ISDIR(mode):
+        return _in_folder(path)
+    if kind := kind_of(mode):
+        raise UsageError(f"task.path={path}: {kind}, expected a file: copy what it gives into one")
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"task.path={path}: not a {_formats()} file: {_advice(path)}")
+    return LocalFiles({"train": [DataFile(path)]})
+
+
+def _formats() -> str:
+    return f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+
+def _advice(path: Path) -> str:
+    """What to do with a file of another format."""
+    suffix = path.suffix.lower()
+    if suffix in (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z"):
+        return "unpack it first"
+    if suffix == ".txt":
+        return "put .txt files into a folder per class and give the folder above"
+    return "write it in one of these formats" + (", one object per line" if suffix == ".json" else "")
+
+
+# In a folder; a file is known by its names from there on
+
+
+Names = tuple[str, ...]
+
+
+def _in_folder(root: Path) -> LocalFiles:
+    """Tables named after their split, or else a folder per class."""
+    files = _listed(root)
+    tables = [names for names in files if _suffix(names) in FORMATS]
+    texts = [names for names in files if _suffix(names) == ".txt" and len(names) > 1]
+    found = _per_split(root, tables)
+    if "train" not in found.splits:
+        if tables or not texts:
+            raise _no_training_split(root, tables, texts)
+        found = _per_class(root, texts)
+    return found
+
+
+def _listed(root: Path) -> list[Names]:
+    """Every visible file below a folder, in order.
+
+    Raises:
+        UsageError: a folder cannot be listed, a link leads nowhere or to a folder (and perhaps round in
+            circles), something is no file, or there are too many.
+    """
+    found: list[Names] = []
+    waiting: list[Names] = [()]
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(root.joinpath(*place)) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    inside = entry.is_dir(follow_symlinks=False)
+                    (waiting if inside else found).append((*place, entry.name))
+                    if not inside and not entry.is_file(follow_symlinks=False):
+                        _refuse_unusual(Path(entry.path))
+        except OSError as error:
+            raise unreadable(error.filename, error) from error
+        if len(found) > MOST_FILES:
+            raise UsageError(f"task.path={root}: more than {MOST_FILES:,} files: give the folder of the data")
+    return sorted(found)
+
+
+def _refuse_unusual(file: Path) -> None:
+    """Links to files are followed; what else is no file must not be left out without a word."""
+    data = file.suffix.lower() in (*FORMATS, ".txt")
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        if data:
+            raise
+        return
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{file}: a link to a folder: put the folder itself there")
+    if data and (kind := kind_of(mode)):
+        raise UsageError(f"{file}: {kind}, expected a file: copy what it gives into one")
+
+
+def _suffix(names: Names) -> str:
+    return os.path.splitext(names[-1])[1].lower()
+
+
+def _no_training_split(root: Path, tables: list[Names], texts: list[Names]) -> UsageError:
+    some = tables or texts
+    there = ", ".join("/".join(names) for names in some[:_SHOWN_FILES]) or "no data file"
+    there += f" and {len(some) - _SHOWN_FILES} more" if len(some) > _SHOWN_FILES else ""
+    fix = "take the tables out, or the .txt files" if texts else "or give one file by its name"
+    return UsageError(
+        f"task.path={root}: no split 'train' (there: {there}): "
+        f"name the files train* and test* ({', '.join(FORMATS)}), {fix}"
+    )
+
+
+def _per_split(root: Path, tables: list[Names]) -> LocalFiles:
+    """Tables by the split after which they are named."""
+    named = {names: _named_split(root, names) for names in tables}
+    splits = {split: [names for names in tables if named[names] == split] for split in _SPLIT}
+    for split, some in splits.items():
+        if len({_suffix(names) for names in some}) > 1:
+            raise UsageError(f"task.path={root}: split '{split}' has several formats: keep one of them")
+    return LocalFiles(
+        {
+            split: [DataFile(root.joinpath(*names)) for names in some]
+            for split, some in splits.items()
+            if some
+        },
+        sum(split is None for split in named.values()),
+    )
+
+
+def _named_split(root: Path, names: Names) -> str | None:
+    """The split after which a file, or a folder on the way to it, is named.
+
+    Raises:
+        UsageError: they are named after different ones.
+    """
+    splits = {split for split, pattern in _SPLIT.items() if any(map(pattern.match, names))}
+    if len(splits) > 1:
+        file = root.joinpath(*names)
+        raise UsageError(f"{file}: is it {' or '.join(sorted(splits))}? Name it after one split")
+    return next(iter(splits), None)
+
+
+def _per_class(root: Path, texts: list[Names]) -> LocalFiles:
+    """A folder per class, below folders named after splits if there is one for "train"."""
+    by_split = any(_top_split(names[0]) == "train" and len(names) == 3 for names in texts)
+    splits: dict[str, list[DataFile]] = {split: [] for split in _SPLIT}
+    left_out = 0
+    for names in texts:
+        split, inside = (_top_split(names[0]), names[1:]) if by_split else ("train", names)
+        if split is None or len(inside) == 1:
+            left_out += 1  # another part of the data, or a list of files beside the classes
+            continue
+        file = root.joinpath(*names)
+        if len(inside) > 2:
+            raise UsageError(
+                f"{file}: a folder inside a class: put the texts of a class right into its folder"
+            )
+        splits[split].append(DataFile(file, inside[0]))
+    found = {split: files for split, files in splits.items() if files}
+    for files in found.values():
+        _refuse_empty_classes(files)
+    return LocalFiles(found, left_out)
+
+
+def _top_split(name: str) -> str | None:
+    """The split that a folder at the top is; here the whole name must say so, for classes have names too.
+
+    >>> _top_split("Test"), _top_split("trains")
+    ('test', None)
+    """
+    return next((split for split, names in _TOP.items() if name.lower() in names), None)
+
+
+def _refuse_empty_classes(files: list[DataFile]) -> None:
+    """A folder beside classes that holds no text would be a class without rows."""
+    classes = {file.label for file in files}
+    with os.scandir(files[0].path.parent.parent) as entries:
+        beside = [e.path for e in entries if e.is_dir() and e.name[0] != "." and e.name not in classes]
+    if beside:
         raise UsageError(
-            f"task.path={path}: no split 'train' (there: {names}): "
-            f"name the files train* and test*, with {', '.join(FORMATS)}"
+            f"{min(beside)}: no .txt file: put the texts of that class there, or remove the folder"
         )
-    for split, files in splits.items():
-        if len({file.suffix for file in files}) > 1:
-            raise UsageError(f"task.path={path}: split '{split}' has several formats: keep one of them")
-    return {split: files for split, files in splits.items() if files}
 
 
-def _belongs(file: Path, root: Path, split: str) -> bool:
-    """Whether the file, or a folder on the way to it, is named after the split."""
-    return any(part.lower().startswith(split) for part in file.relative_to(root).parts)
+# Content
 
 
-# Reading
-
-
-def read_files(files: list[Path], columns: Columns) -> Iterator[Row]:
+def read_files(files: Sequence[DataFile], columns: Columns) -> Iterator[Row]:
     """All rows of a split's files, in the order of their names.
 
     Raises:
-        UsageError: a file cannot be read, lacks a column, or holds something that is not a text.
+        UsageError: a file cannot be read, lacks a column, or holds something that is no labelled text.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     for file in files:
-        yield from readers[file.suffix](file, columns)
+        if file.label is None:
+            yield from read_file(file.path, columns)
+        else:
+            yield read_txt(file.path, file.label)
 
 
-def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.reader(handle, strict=True)
-        try:
-            header = next(reader, [])
-            text, label = (header.index(name) for name in _present(file, header, columns))
-            for cells in reader:
-                if not cells:
-                    continue  # a blank line is no row
-                place = f"{file}:{reader.line_num}"
-                if len(cells) != len(header):
-                    raise UsageError(
-                        f"{place}: {len(cells)} columns, expected {len(header)}: quote texts that hold commas"
-                    )
-                yield Row(place, cells[text], cells[label])
-        except csv.Error as error:
-            raise UsageError(f"{file}:{reader.line_num}: {error}: mend the quotes of this row") from error
-        except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
+def fingerprint(files: LocalFiles) -> list[str]:
+    """What identifies the content, whatever the files are called: a line per file, or per class of texts."""
+    lines = []
+    for split, some in files.splits.items():
+        for label, group in itertools.groupby(some, key=lambda file: file.label):
+            kinds = [(file.path.suffix.lower(), content_sha256(file.path)) for file in group]
+            if label is None:
+                lines += [f"{split} {suffix} {sha256}" for suffix, sha256 in kinds]
+            else:
+                whole = hashlib.sha256("".join(sha256 for _, sha256 in kinds).encode())
+                lines.append(f"{split} .txt {whole.hexdigest()} {label}")
+    return lines
 
 
-def _read_jsonl(file: Path, columns: Columns) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig") as handle:
-        try:
-            for number, line in enumerate(handle, start=1):
-                if line.strip():
-                    yield _json_row(file, f"{file}:{number}", line, columns)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(file) from error
-
-
-def _json_row(file: Path, place: str, line: str, columns: Columns) -> Row:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON ({error}): write one object per line") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{place}: a {type(value).__name__}, expected an object: write one object per line")
-    _present(file, list(value), columns, place)
-    return _row(place, value[columns.text], value[columns.label], columns)
-
-
-def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
-    import datasets  # type: ignore[import-untyped]
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        metadata = pyarrow.parquet.read_metadata(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UsageError(
-            f"{file}: not a readable Parquet file ({_first_line(error)}): copy it again"
-        ) from error
-    _present(file, metadata.schema.to_arrow_schema().names, columns)
-    if metadata.num_rows == 0:
-        return  # datasets fails on a file without rows
-    with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
-        datasets.disable_progress_bars()
-        try:
-            table = datasets.load_dataset(
-                "parquet", data_files=[str(file)], split="train", columns=[columns.text, columns.label],
-                cache_dir=scratch,
-            )  # fmt: skip
-        except Exception as error:  # whatever reader or checksum fails: the file is of no use
-            cause = error.__cause__ or error
-            raise UsageError(f"{file}: cannot be read ({_first_line(cause)}): copy it again") from error
-        finally:
-            datasets.enable_progress_bars()
-        yield from _dataset_rows(table, str(file), columns)
-
-
-def read_hub(hub: HubDataset, columns: Columns) -> dict[str, Iterator[Row]]:
-    """The splits "train" and "test" of a data set on the hub, from the local cache of ``datasets`` if there.
+def content_sha256(file: Path) -> str:
+    """SHA-256 of a file, taken once while the file stays as it is.
 
     Raises:
-        UsageError: the hub cannot be reached and nothing is cached, or a split or column is missing.
+        UsageError: it cannot be read.
     """
-    hint = "put the data set into a folder and add task.path=FOLDER"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if not offline and not reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # else datasets tries again for 24 s before it looks at its cache
-        offline = True
-    import datasets
-
     try:
-        found = datasets.load_dataset(hub.name, revision=hub.revision)
-    except Exception as error:  # datasets raises a dozen kinds for a hub that does not answer
-        reason = "the hub cannot be reached" if offline else _first_line(error)
-        raise UsageError(f"{hub.name}: {reason}, and the data set is not cached here: {hint}") from error
-    for split in ("train", "test"):
-        if split not in found:
-            raise UsageError(f"{hub.name}: no split '{split}'; {nearest(split, map(str, found))}: {hint}")
-        _present(Path(hub.name), found[split].column_names, columns)
-    return {split: _dataset_rows(found[split], f"{hub.name}/{split}", columns) for split in ("train", "test")}
+        now = _signature(file.stat())
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if now in _hashes:
+        return _hashes[now]
+    with opened(file) as handle:
+        before = _signature(os.fstat(handle.fileno()))
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    if time.time_ns() - before[-1] > _SETTLED_NS:  # a change within a tick of that clock would not show
+        _hashes[before] = sha256
+    return sha256
 
 
-def _dataset_rows(table: Any, place: str, columns: Columns) -> Iterator[Row]:
-    """Rows of a ``datasets.Dataset``; a class label that has no name (-1, say) counts as missing."""
-    names = getattr(table.features[columns.label], "names", None)
-    number = 0
-    for batch in table.with_format("arrow").iter(_ROWS_AT_ONCE):
-        texts, labels = (batch[name].to_pylist() for name in (columns.text, columns.label))
-        for text, label in zip(texts, labels, strict=True):
-            number += 1
-            unlabelled = names is not None and (label is None or not 0 <= label < len(names))
-            yield _row(f"{place}:{number}", text, None if unlabelled else label, columns)
-
-
-# What makes a row
-
-
-def _row(place: str, text: Any, label: Any, columns: Columns) -> Row:
-    if not isinstance(text, str):
-        raise UsageError(
-            f"{place}: '{columns.text}' is {_kind(text)}, expected a text: "
-            "mend the row, or set task.text_column"
-        )
-    if not isinstance(label, int | str):
-        raise UsageError(
-            f"{place}: '{columns.label}' is {_kind(label)}, expected a whole number or a name: "
-            "mend the row, or set task.label_column"
-        )
-    return Row(place, text, label)
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else f"{value!r:.40} ({type(value).__name__})"
-
-
-def _present(file: Path, names: list[str], columns: Columns, place: str = "") -> tuple[str, str]:
-    """Check that both columns are there.
-
-    Raises:
-        UsageError: names the columns there and the nearest one.
-    """
-    for option, name in (("text_column", columns.text), ("label_column", columns.label)):
-        if name not in names:
-            there = nearest(name, names) if names else "the file is empty"
-            raise UsageError(f"{place or file}: no column '{name}'; {there}: set task.{option}")
-    return columns.text, columns.label
-
-
-def _not_utf8(file: Path) -> UsageError:
-    """Names the first line that cannot be decoded; readers decode in blocks and do not know it."""
-    with file.open("rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                found = f"byte {line[error.start]:#04x} in column {error.start + 1}"
-                return UsageError(f"{file}:{number}: not UTF-8 ({found}): save the file as UTF-8")
-    return UsageError(f"{file}: not UTF-8: save the file as UTF-8")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def reachable(timeout_s: float = PROBE_S) -> bool:
-    """Whether the hub (or the proxy on the way to it) accepts a connection within ``timeout_s``."""
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    proxy = getproxies().get(endpoint.scheme) or getproxies().get("all")
-    target = endpoint if proxy is None else urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = target.port or (80 if target.scheme == "http" else 443)
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((target.hostname, port), timeout_s).close()
-            answered.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)  # looking a name up knows no time limit
-    thread.start()
-    thread.join(timeout_s)
-    return answered.is_set()
+def _signature(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

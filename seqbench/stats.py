@@ -44,6 +44,7 @@ class Paired:
         p_t: two-sided paired t-test.
         p_flip: exact two-sided sign-flip permutation test; cannot be below 2 / 2^n.
         p_equivalent: two one-sided t-tests (TOST) against ``margin``.
+        higher: whether a positive difference is better.
     """
 
     n: int
@@ -55,6 +56,7 @@ class Paired:
     p_flip: float
     p_equivalent: float
     margin: float
+    higher: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _spread(x: Floats) -> float:
     return 0.0 if np.ptp(x) == 0 else float(x.std(ddof=1))
 
 
-def paired(a: ArrayLike, b: ArrayLike, margin: float = MARGIN) -> Paired:
+def paired(a: ArrayLike, b: ArrayLike, margin: float = MARGIN, *, higher: bool = True) -> Paired:
     """Compare ``a`` with ``b``, value by value; pairs with a missing value are left out.
 
     Raises:
@@ -129,6 +131,7 @@ def paired(a: ArrayLike, b: ArrayLike, margin: float = MARGIN) -> Paired:
         p_flip=sign_flip(d),
         p_equivalent=equivalence(d, margin),
         margin=margin,
+        higher=higher,
     )
 
 
@@ -347,5 +350,5 @@ def _outcome(result: Paired, p_adjusted: float, alpha: float) -> Outcome:
     if result.p_equivalent < alpha:
         return Outcome.EQUIVALENT
     if p_adjusted < alpha:
-        return Outcome.BETTER if result.mean > 0 else Outcome.WORSE
+        return Outcome.BETTER if (result.mean > 0) == result.higher else Outcome.WORSE
     return Outcome.UNDECIDED

@@ -1,6 +1,7 @@
-"""Text to token ids: a word tokeniser, a vocabulary counted on training text alone, and the encoding.
+"""Text to token ids: words with a vocabulary counted on training text alone, or bytes.
 
-No torch and no data library here. Ids: 0 padding, 1 a word outside the vocabulary, 2 the most frequent word.
+No torch and no data library here. Ids of words: 0 padding, 1 a word outside the vocabulary, 2 the most
+frequent word. Ids of bytes: 0 padding, else the byte's value + 1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from seqbench.batch import TokenRows
 
 UNKNOWN = 1
 FIRST_WORD = 2
-TOKENISER = "word-1"  # changes whenever the same text would give other tokens
+BYTES = 257  # ids of byte tokens, padding included
+TOKENISERS = {"word": "word-1", "byte": "byte-1"}  # a name changes when the same text would give other tokens
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*|[!?]")
 
@@ -54,6 +56,11 @@ class Interned:
         self._offsets.append(len(self._tokens))
 
     @property
+    def empty(self) -> npt.NDArray[np.bool_]:
+        """Which texts have no word at all, ``(N,)``."""
+        return np.asarray(np.diff(self.offsets) == 0)
+
+    @property
     def tokens(self) -> npt.NDArray[np.int32]:
         """The numbers of all texts, one text after another."""
         return np.array(self._tokens, dtype=np.int32)
@@ -66,6 +73,39 @@ class Interned:
     def spelled(self) -> list[str]:
         """The word behind each number."""
         return list(self.number)
+
+
+class LastBytes:
+    """The last bytes of texts in UTF-8; the rest is dropped when a text is added.
+
+    >>> texts = LastBytes(limit=3)
+    >>> texts.add("a\u00e9z")
+    >>> texts.encode(np.array([0])).take(np.array([0])).ids_BT.tolist()
+    [[196, 170, 123]]
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._bytes = bytearray()
+        self._offsets = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def add(self, text: str) -> None:
+        """Append the end of a text, which has at least one character; it may begin inside a character."""
+        self._bytes += text.encode()[-self.limit :]
+        self._offsets.append(len(self._bytes))
+
+    @property
+    def empty(self) -> npt.NDArray[np.bool_]:
+        """Which texts have no byte at all: none."""
+        return np.zeros(len(self), dtype=bool)
+
+    def encode(self, targets: npt.NDArray[np.int64]) -> TokenRows:
+        """All texts as ids; UTF-8 has no byte 255, so that byte + 1 fits into a byte."""
+        tokens = np.frombuffer(bytes(self._bytes), dtype=np.uint8) + np.uint8(1)
+        return TokenRows(tokens, np.array(self._offsets, dtype=np.int64), targets)
 
 
 def vocabulary(interned: Interned, rows: npt.NDArray[np.int64], size: int) -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from seqbench.batch import Batch, TensorBatch
 from seqbench.checkpoint import Checkpoint
 from seqbench.config import TrainConfig
 from seqbench.evaluate import Score, evaluate
-from seqbench.network import Network
+from seqbench.metric import Goal
+from seqbench.network import Network, answer_loss
 from seqbench.tasks.base import Data
 
 Columns = dict[str, list[Any]]
@@ -54,7 +54,7 @@ class Outcome:
     valid_tokens: int = 0
     solved_step: int | None = None
     solved_cpu_s: float | None = None
-    best_accuracy: float = 0.0
+    best_score: float | None = None
     first_batch_sha256: str = ""
     data_sha256: str = ""
     resumed_step: int = 0
@@ -82,8 +82,7 @@ class Stepper:
         lr = self.config.lr * rate(self.done, self.total, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        logits_NC, targets_N = self.network(batch)
-        loss = F.cross_entropy(logits_NC, targets_N)
+        loss = answer_loss(*self.network(batch))
         loss.backward()
         norms_P, total = self._clip()
         self.optimizer.step()
@@ -151,7 +150,7 @@ def fit(
     network: Network,
     data: Data,
     config: TrainConfig,
-    solved_at: float | None,
+    goal: Goal,
     device: torch.device,
     report: Callable[[dict[str, Any]], None],
     checkpoint: Checkpoint | None = None,
@@ -159,6 +158,7 @@ def fit(
     """Train until the budget is spent or the task is solved.
 
     Args:
+        goal: what counts as better, and as solved.
         report: called with the progress after every logging interval.
         checkpoint: where to go on from, and to leave the state from time to time.
 
@@ -166,7 +166,7 @@ def fit(
         Diverged: with what was logged so far in its ``outcome`` attribute.
     """
     total = planned_steps(config, data)
-    run = Training(Stepper(network, config, total), device)
+    run = Training(Stepper(network, config, total), device, goal)
     state = checkpoint.load() if checkpoint is not None else None
     if state is not None:
         run.restore(state)
@@ -182,7 +182,7 @@ def fit(
             pause = min(next_stop(run.stepper.done, config), total)
             _steps(run.stepper, batches, pause, device, outcome)
             if pause % config.eval_every == 0 or pause == total:
-                run.judge(evaluate(network, valid), solved_at)
+                run.judge(evaluate(network, valid))
             report(run.progress(total))
             if outcome.solved_step is not None and config.stop_when_solved:
                 break
@@ -199,24 +199,27 @@ def fit(
 class Training:
     """All that changes while a network is trained, so that it can be left and taken up again bit for bit."""
 
-    def __init__(self, stepper: Stepper, device: torch.device) -> None:
-        self.stepper, self.device = stepper, device
+    def __init__(self, stepper: Stepper, device: torch.device, goal: Goal) -> None:
+        self.stepper, self.device, self.goal = stepper, device, goal
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None  # weights, kept where the configuration asks for them
-        self.accuracy: float | None = None
+        self.score: float | None = None
 
-    def judge(self, score: Score, solved_at: float | None) -> None:
+    def judge(self, score: Score) -> None:
         """Note an evaluation, and keep the weights if they are the best so far."""
-        self.accuracy = score.accuracy
-        if self.stepper.config.keep_best and score.accuracy >= self.outcome.best_accuracy:
-            self.best = copy.deepcopy(self.stepper.network.state_dict())
-        _note_evaluation(self.outcome, score, solved_at)
+        outcome, metric = self.outcome, self.goal.metric
+        self.score = metric.of(score.loss, score.accuracy)
+        if outcome.best_score is None or metric.reaches(self.score, outcome.best_score):
+            outcome.best_score = self.score
+            if self.stepper.config.keep_best:
+                self.best = copy.deepcopy(self.stepper.network.state_dict())
+        _note_evaluation(outcome, score, self.goal)
 
     def progress(self, total: int) -> dict[str, Any]:
         """Where training is, for the display."""
         return {
             "step": self.stepper.done, "steps": total, "first_step": self.outcome.resumed_step,
-            "loss": self.outcome.steps["loss"][-1], "accuracy": self.accuracy,
+            "loss": self.outcome.steps["loss"][-1], "score": self.score, "metric": self.goal.metric.short,
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -230,7 +233,7 @@ class Training:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None,
             "best": self.best,
-            "accuracy": self.accuracy,
+            "score": self.score,
             "done": self.stepper.done,
             "outcome": outcome,
             "tables": {name: _packed(columns) for name, columns in tables.items()},
@@ -241,7 +244,7 @@ class Training:
         self.stepper.network.load_state_dict(state["network"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         self.stepper.done = state["done"]
-        self.best, self.accuracy = state["best"], state["accuracy"]
+        self.best, self.score = state["best"], state["score"]
         tables = {name: _unpacked(columns) for name, columns in state["tables"].items()}
         self.outcome = Outcome(**state["outcome"] | tables | {"resumed_step": state["done"]})
 
@@ -294,16 +297,15 @@ def _steps(
     extend(outcome.parameters, parameters)
 
 
-def _note_evaluation(outcome: Outcome, score: Score, solved_at: float | None) -> None:
+def _note_evaluation(outcome: Outcome, score: Score, goal: Goal) -> None:
     """Keep an evaluation; the task counts as solved from the first of two scores in a row."""
     row = {
         "step": outcome.steps_done, "loss": score.loss, "accuracy": score.accuracy,
         "train_cpu_s": outcome.train_cpu_s, "train_wall_s": outcome.train_wall_s,
     }  # fmt: skip
     extend(outcome.evaluations, {key: [value] for key, value in row.items()})
-    outcome.best_accuracy = max(outcome.best_accuracy, score.accuracy)
-    last = outcome.evaluations["accuracy"][-2:]
-    if outcome.solved_step is None and solved_at is not None and len(last) == 2 and min(last) >= solved_at:
+    pairs = zip(outcome.evaluations["loss"][-2:], outcome.evaluations["accuracy"][-2:], strict=True)
+    if outcome.solved_step is None and goal.solves([goal.metric.of(*pair) for pair in pairs]):
         outcome.solved_step = outcome.evaluations["step"][-2]
         outcome.solved_cpu_s = outcome.evaluations["train_cpu_s"][-2]
 
@@ -319,7 +321,7 @@ def _fingerprinted(data: Data, batch_size: int, outcome: Outcome) -> Iterator[Ba
     digest = hashlib.sha256()
     for number, batch in enumerate(data.train(batch_size)):
         if number < _HASHED_BATCHES:
-            one = batch.checked(data.vocabulary_size, data.classes).digest()
+            one = batch.checked(data.vocabulary_size, data.classes, data.features).digest()
             digest.update(one.encode())
             outcome.first_batch_sha256 = outcome.first_batch_sha256 or one
             outcome.data_sha256 = digest.hexdigest()

@@ -111,7 +111,7 @@ def make_job() -> Callable[..., Job]:
         job = Job(
             model=lookup("model", model)(**options.get("model_options", {})),
             task=lookup("task", task)(**options.get("task_options", {})),
-            **settings,
+            **{"canaries": False, **settings},
         )
         return checked(job)
 

@@ -34,17 +34,18 @@ HEAVY = {
 # no plugins of each other.
 LAYERS = [
     ["seqbench"],
-    ["seqbench.errors", "seqbench.store", "seqbench.secret"],
+    ["seqbench.errors", "seqbench.store", "seqbench.secret", "seqbench.metric"],
     ["seqbench.records", "seqbench.guard"],
     ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats", "seqbench.floors"],
     ["seqbench.batch", "seqbench.environment", "seqbench.memory", "seqbench.locks", "seqbench.checkpoint"],
-    ["seqbench.cache", "seqbench.source", "seqbench.text"],
+    ["seqbench.cache", "seqbench.source", "seqbench.source_*", "seqbench.text"],
     [
         "seqbench.models",
         "seqbench.tasks",
         "seqbench.models.base",
         "seqbench.tasks.base",
         "seqbench.tasks.formal_base",
+        "seqbench.tasks.text_base",
         "seqbench.layers",
         "seqbench.layers.*",
     ],
@@ -52,7 +53,7 @@ LAYERS = [
     ["seqbench.config"],
     ["seqbench.network", "seqbench.match"],
     ["seqbench.probes", "seqbench.probes.*"],
-    ["seqbench.evaluate", "seqbench.contract"],
+    ["seqbench.evaluate", "seqbench.contract", "seqbench.generate"],
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
     ["seqbench.ledger", "seqbench.recorder"],
@@ -159,6 +160,7 @@ def test_the_report_reads_records_and_never_the_measuring_half():
         "seqbench.locks",
         "seqbench.records",
         "seqbench.stats",
+        "seqbench.metric",
         "seqbench.errors",
     }
     for module in MODULES:

@@ -11,6 +11,7 @@ import torch
 from seqbench.batch import TokenRows
 from seqbench.checkpoint import Checkpoint
 from seqbench.config import TrainConfig
+from seqbench.metric import Goal
 from seqbench.registry import lookup
 from seqbench.seeds import stream
 from seqbench.tasks.base import FixedData
@@ -53,7 +54,7 @@ def trained(make_network, data, checkpoint, solved_at=None) -> tuple[Outcome, di
     """Train from new weights, as a new process would."""
     network = make_network(lookup("model", "gru")(), dropout=0.3)
     torch.manual_seed(5)
-    outcome = fit(network, data, CONFIG, solved_at, CPU, lambda _: None, checkpoint)
+    outcome = fit(network, data, CONFIG, Goal(solved_at=solved_at), CPU, lambda _: None, checkpoint)
     return outcome, network.state_dict()
 
 

@@ -77,7 +77,7 @@ def test_a_cheat_is_stopped_with_the_property_and_the_number(how, words):
         ({"targets": np.array([0, CLASSES])}, "a target"),
         ({"targets": np.array([0, -100])}, "a target"),
         ({"targets": np.full((2, 3), -1)}, "no answer"),
-        ({"targets": np.array([0.0, 1.0])}, "int64"),
+        ({"targets": np.array([0.0, 1.0])}, "one output"),
     ],
 )
 def test_a_bad_batch_of_a_users_task_is_named(change, reason):

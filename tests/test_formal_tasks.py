@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import timeit
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -117,13 +116,16 @@ def test_every_formal_task_has_a_reader():
 
 
 @pytest.mark.parametrize("longest", [4, 7, 40, 75])
-def test_a_patient_reader_is_always_right(name, longest):
-    batch = CLASSES[name](longest=longest).sample(stream(0, "train"), 1_000)
+def test_a_patient_reader_and_the_oracle_are_always_right(name, longest):
+    task = CLASSES[name](longest=longest)
+    batch = task.sample(stream(0, "train"), 1_000)
+    scored = batch.targets != UNSCORED
+    assert np.array_equal(task.oracle(batch)[scored], batch.targets[scored])
     for words, answers in rows(name, batch):
         assert READERS[name](words) == answers
 
 
-def test_slices_have_exactly_their_length_and_the_reader_is_right(name, task):
+def test_slices_have_exactly_their_length(name, task):
     values = task.slice_values()
     assert values == ([9, 19, 39, 59, 79, 119, 159] if name == "modular_arithmetic" else
                       [10, 20, 40, 60, 80, 120, 160])  # fmt: skip
@@ -131,10 +133,7 @@ def test_slices_have_exactly_their_length_and_the_reader_is_right(name, task):
     assert task.card().trained_to in values
     for value, batches in task.open(0, NOWHERE).slices(200):
         for batch in batches:
-            batch.checked(task.vocabulary_size, task.classes)
             assert (axis(name, batch) == value).all()
-            for words, answers in rows(name, batch):
-                assert READERS[name](words) == answers
 
 
 @pytest.mark.parametrize("longest", [4, 5, 6, 7, 41, 1000])
@@ -334,9 +333,3 @@ def test_every_query_of_reverse_string_is_scored_and_nothing_else():
 def test_a_longest_string_of_three_is_refused():
     with pytest.raises(UsageError, match=r"task.longest=3: must be at least 4"):
         check(Parity(longest=3), "task.")
-
-
-def test_drawing_costs_far_less_than_a_training_step(name, task):
-    rng = stream(0, "train")
-    seconds = min(timeit.repeat(lambda: task.sample(rng, 32), number=50, repeat=5)) / 50
-    assert seconds < 1e-3  # about 0.02 to 0.1 ms alone; a step takes 5 ms and more

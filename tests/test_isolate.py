@@ -74,7 +74,7 @@ if __name__ == "__main__":
 
 TINY = [
     "task=temporal_order", "task.lengths=[8]", "train.steps=4", "train.eval_every=2", "train.eval_examples=8",
-    "train.test_examples=8", "train.log_every=1", "model.hidden=4",
+    "train.test_examples=8", "train.log_every=1", "canaries=false", "model.hidden=4",
 ]  # fmt: skip
 
 OUTCOMES = {
@@ -263,7 +263,7 @@ def test_what_a_run_left_behind_is_ended_and_holds_no_lock(run_python, tmp_path)
 def test_the_time_limit_does_not_count_another_sweeps_work(tmp_path):
     shared = [
         "model=rnn", "task.lengths=[8]", "seeds=1", "task.solved_at=null", "speed.enabled=false",
-        "train.eval_every=1000000", "train.steps=4000", "sweep=s",
+        "canaries=false", "train.eval_every=1000000", "train.steps=4000", "sweep=s",
     ]  # fmt: skip
     first = start(tmp_path, *shared)
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*/*/events.jsonl")))
@@ -497,7 +497,7 @@ def read_lines(path: Path) -> list[str]:
 def test_children_end_when_the_parent_is_killed(tmp_path):
     command = [
         sys.executable, "-m", "seqbench", "model=rnn", "task.lengths=[64]", "seeds=1", "train.steps=1000000",
-        "train.eval_every=1000000", "task.solved_at=null", "speed.enabled=false",
+        "canaries=false", "train.eval_every=1000000", "task.solved_at=null", "speed.enabled=false",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, start_new_session=True

@@ -146,3 +146,12 @@ def test_a_plan_that_names_the_runs_of_a_command_is_left_alone(make_job, tmp_pat
     other, _ = written([make_job("lstm", seeds=[0])], tmp_path, "y")
     ledger.ensure(tmp_path, other)
     assert {run["model"] for run in records.read_plan(tmp_path)["runs"]} == {"lstm"}
+
+
+def test_a_canary_that_an_earlier_command_named_stays_a_contestant(make_job, tmp_path):
+    named, _ = written([make_job("bag", seeds=[0], speed=NO_SPEED, train={"lr": 0.01})], tmp_path, "bag")
+    later, _ = written([make_job("gru", seeds=[0], speed=NO_SPEED, canaries=True)], tmp_path, "gru")
+    asked = {run["asked"] for run in named["runs"]}
+    both = extended(later, named)["runs"]
+    assert {run["companion"] for run in both if run["asked"] in asked} == {False}
+    assert {run["companion"] for run in both if run["model"] == "constant"} == {True}

@@ -94,7 +94,7 @@ def test_the_identity_is_the_same_in_every_process(job, run_python, tmp_path):
         "import pathlib; from seqbench.config import Job; from seqbench.plan import plan; "
         "from seqbench.registry import lookup; "
         "job = Job(model=lookup('model', 'gru')(), task=lookup('task', 'temporal_order')(lengths=[8, 32]), "
-        "seeds=[0, 1]); print(*[u.identity for u in plan([job], pathlib.Path('x'))])"
+        "seeds=[0, 1], canaries=False); print(*[u.identity for u in plan([job], pathlib.Path('x'))])"
     )
     one, two = (run_python("-c", code, PYTHONHASHSEED=str(seed)).stdout.split() for seed in (1, 2))
     assert one == two == [unit.identity for unit in plan([job], tmp_path)]
@@ -178,3 +178,52 @@ def test_the_same_command_finds_its_folder_whatever_its_seeds(job):
 def test_sweep_names_cannot_leave_the_runs_folder(job, name):
     with pytest.raises(UsageError, match="sweep="):
         sweep_folder([dataclasses.replace(job, sweep=name)])
+
+
+# Canaries that nobody named
+
+
+def beside(jobs: list[Job], tmp_path) -> list[tuple]:
+    units = [unit for unit in plan(jobs, tmp_path) if unit.companion]
+    return [(u.kind, u.job.model.name, u.job.task.name, u.rung, u.seed) for u in units]
+
+
+def test_canaries_run_beside_every_task_once_with_one_seed_and_no_timing(make_job, tmp_path):
+    options = {"task_options": {"lengths": [8, 32]}, "seeds": [3, 4], "canaries": True}
+    jobs = [make_job(model, **options) for model in ("gru", "lstm")]
+    wanted = {("train", name, "temporal_order", rung, 3) for name in ("bag", "constant") for rung in (8, 32)}
+    found = beside(jobs, tmp_path)
+    assert (set(found), len(found)) == (wanted, 4)
+    everything = plan(jobs, tmp_path)
+    assert len(everything) == len(plan([dataclasses.replace(j, canaries=False) for j in jobs], tmp_path)) + 4
+
+
+def test_a_canary_that_was_named_is_a_contestant(make_job, tmp_path):
+    jobs = [make_job(model, canaries=True, task_options={"lengths": [8]}) for model in ("gru", "bag")]
+    assert {model for _, model, *_ in beside(jobs, tmp_path)} == {"constant"}
+
+
+def test_tasks_with_other_settings_have_canaries_of_their_own(make_job, tmp_path):
+    jobs = [
+        make_job(canaries=True, task_options={"lengths": [8], "symbols": symbols}) for symbols in (2, 3, 2)
+    ]
+    assert len(beside(jobs, tmp_path)) == 4
+
+
+def test_a_canary_gets_the_budget_of_the_task_and_its_own_learning_rate(make_job, tmp_path):
+    job = make_job("gru", canaries=True, train={"steps": 7, "lr": 0.5, "tuned": True})
+    trained = [unit.job.train for unit in plan([job], tmp_path) if unit.companion]
+    assert {(train.steps, train.lr, train.tuned) for train in trained} == {(7, 0.01, False)}
+
+
+def test_whether_canaries_run_does_not_change_what_other_runs_are(make_job, tmp_path):
+    job = make_job("gru", canaries=True)
+    without = {unit.identity for unit in plan([dataclasses.replace(job, canaries=False)], tmp_path)}
+    assert without == {unit.identity for unit in plan([job], tmp_path) if not unit.companion}
+
+
+def test_a_plan_on_disk_says_which_canaries_nobody_named(make_job, tmp_path):
+    units = plan([job := make_job("gru", canaries=True, task_options={"lengths": [8]})], tmp_path)
+    runs = describe([job], units, "s", [], [])["runs"]
+    assert {run["model"]: run["companion"] for run in runs} == {"gru": False, "bag": True, "constant": True}
+    assert describe([job], units, "s", [], [])["models"] == ["gru"]

@@ -29,6 +29,10 @@ COMMANDS = [
 FILES = {
     block.splitlines()[0].removeprefix("# "): block for language, block in BLOCKS if language == "python"
 }
+DATA = {  # what a reader would have
+    "reviews.csv": "text,label\n" + "film 1 was good,good\nfilm 2 was bad,bad\n" * 40,
+    "book.txt": "It was the best of times, it was the worst of times.\n" * 200,
+}
 
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +54,7 @@ def test_the_readme_shows_commands_and_files():
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "imdb" not in c and "report" not in c])
 def test_command_runs(command: str, tmp_path: Path):
-    for name, text in FILES.items():
+    for name, text in {**FILES, **DATA}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     words = shlex.split(command)[1:]
     chosen = {word.split("=")[0] for word in words}

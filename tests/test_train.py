@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from seqbench.batch import pad
 from seqbench.config import TrainConfig
 from seqbench.evaluate import evaluate
+from seqbench.metric import Goal
 from seqbench.registry import lookup
 from seqbench.tasks.base import Data
 from seqbench.train import Diverged, Stepper, fit, next_stop, planned_steps, rate
@@ -139,7 +140,7 @@ def test_epochs_count_where_the_data_has_an_end(data, epochs, examples, steps):
 def run(network, data, solved_at=None, **options):
     events = []
     config = TrainConfig(**{"steps": 60, "lr": 3e-2, "eval_every": 5, "log_every": 5, **options})
-    return fit(network, data, config, solved_at, CPU, events.append), events
+    return fit(network, data, config, Goal(solved_at=solved_at), CPU, events.append), events
 
 
 def test_training_learns_and_accounts_for_every_step(network, data):
@@ -195,7 +196,7 @@ def test_the_best_weights_are_kept_when_asked_for(make_network, data):
         outcome, _ = run(network, held_out, keep_best=keep, eval_every=1, log_every=1)
         scores[keep] = evaluate(network, [batch.tensors()]).accuracy
     assert scores[False] == 0.0  # it learned the training answers, all of them wrong here
-    assert scores[True] == outcome.best_accuracy > 0.0
+    assert scores[True] == outcome.best_score > 0.0
 
 
 @pytest.mark.parametrize("how", ["nan weights", "huge rate"])

@@ -32,11 +32,9 @@ def test_an_exact_claim_with_another_number_is_refuted(claim):
 
 def sweep(scores: list[float], status: str = "done") -> SimpleNamespace:
     """A sweep of one model with these accuracies, and the same on its farthest slice."""
-    runs = pd.DataFrame(
-        {"model": "lstm", "status": status, "seed": range(len(scores)), "test_accuracy": scores}
-    )
+    runs = pd.DataFrame({"model": "lstm", "status": status, "seed": range(len(scores)), "test_score": scores})
     near, far = (
-        pd.DataFrame({"label": "lstm", "value": value, "seed": range(len(scores)), "accuracy": accuracy})
+        pd.DataFrame({"label": "lstm", "value": value, "seed": range(len(scores)), "score": accuracy})
         for value, accuracy in ((40, np.ones(len(scores))), (160, scores))
     )
     return SimpleNamespace(training=runs, table=lambda _: pd.concat([near, far]))
@@ -53,14 +51,14 @@ def sweep(scores: list[float], status: str = "done") -> SimpleNamespace:
         ([], CANNOT_TELL),
     ],
 )
-@pytest.mark.parametrize("told", [claims.accuracy, claims.farthest])
+@pytest.mark.parametrize("told", [claims.test_score, claims.farthest])
 def test_a_claim_about_training_needs_more_than_half_of_all_seeds(scores, word, told):
     claim = Trained("s", "s", "s", "lstm", lambda score: score > 0.9, told)
     assert claim.judge(sweep(scores)).word == word
 
 
 def test_a_claim_is_not_decided_while_runs_are_missing():
-    claim = Trained("s", "s", "s", "lstm", lambda score: score > 0.9, claims.accuracy)
+    claim = Trained("s", "s", "s", "lstm", lambda score: score > 0.9, claims.test_score)
     verdict = claim.judge(sweep([0.99] * 6, status="failed"))
     assert verdict.word == CANNOT_TELL
     assert "6 of 6 runs did not end" in verdict.evidence
@@ -91,3 +89,25 @@ def test_the_exit_code_is_the_worst_verdict(monkeypatch, capsys, words, code):
     out = capsys.readouterr().out
     assert out.count("a sentence") == len(words)
     assert f"{len(words)} claims: " in out
+
+
+def trained(setting: str, needs: str) -> Trained:
+    return Trained("s", "s", setting, "lstm", lambda score: score > 0.9, claims.test_score, needs=needs)
+
+
+def test_what_needs_data_is_tried_where_it_is_at_hand(monkeypatch, capsys):
+    asked: list[list[str]] = []
+
+    def swept(setting: str, more: list[str], _console: object) -> SimpleNamespace:
+        asked.append([setting, *more])
+        return sweep([0.99] * 5)
+
+    monkeypatch.setattr(verify, "CLAIMS", (trained("plain", ""), trained("reviews", "--imdb")))
+    monkeypatch.setattr(verify, "_swept", swept)
+    assert verify.main([]) == 0
+    assert "not tried" in (out := capsys.readouterr().out)
+    assert "2 claims: 1 confirmed, 0 refuted, 0 cannot tell, 1 not tried" in out
+    assert verify.main(["--imdb", "/a/folder"]) == 0
+    assert verify.main(["--imdb", "hub"]) == 0
+    assert asked == [["plain"], ["plain"], ["reviews", "task.path=/a/folder"], ["plain"], ["reviews"]]
+    assert "2 claims: 2 confirmed" in capsys.readouterr().out

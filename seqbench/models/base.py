@@ -42,6 +42,11 @@ class ModelConfig:
         return " ".join([self.name, *changed])
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether an output may depend on later inputs."""
+        return self.bidirectional
+
+    @property
     def width_multiple(self) -> int:
         """The width must be a multiple of this (heads, pairs of channels)."""
         return 1

@@ -18,6 +18,7 @@ class Canary(ModelConfig):
     """A baseline without settings: any would make it something else."""
 
     canary: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-2  # where it runs beside a comparison; high, as nothing can explode
 
     def check(self) -> None:
         """Refuse what would let a canary read order, or would do nothing."""

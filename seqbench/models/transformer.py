@@ -30,6 +30,10 @@ class Transformer(ModelConfig):
     dropout: float = setting(0.0, "dropout inside the blocks", minimum=0.0, maximum=0.95)
 
     @property
+    def looks_ahead(self) -> bool:
+        return not self.causal
+
+    @property
     def width_multiple(self) -> int:
         return 2 * self.heads
 

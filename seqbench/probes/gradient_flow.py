@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 from seqbench.batch import UNSCORED, Batch
-from seqbench.network import Network
+from seqbench.network import Network, answer_loss
 from seqbench.probes.base import NotApplicable
 from seqbench.registry import register
 
@@ -52,10 +54,10 @@ def input_gradients(network: Network, batch: Batch) -> tuple[np.ndarray, np.ndar
     last, anchors_B = last_answer(batch)
     double = copy.deepcopy(network).cpu().double().eval()
     tensors = last.tensors()
-    x_BTD = double.embedding(tensors.ids_BT).detach().double().requires_grad_()
-    logits_NC, targets_N = double.answer(x_BTD, tensors)
-    loss = F.cross_entropy(logits_NC, targets_N, reduction="sum")
-    (gradient_BTD,) = torch.autograd.grad(loss, x_BTD, allow_unused=True)
+    x_BTD = double.embed(tensors).detach().double().requires_grad_()
+    loss = answer_loss(*double.answer(x_BTD, tensors), reduction="sum")
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, x_BTD, allow_unused=True)
+    gradient_BTD = gradients[0]
     if gradient_BTD is None:
         return np.zeros(batch.ids_BT.shape), anchors_B
     return torch.linalg.vector_norm(gradient_BTD, dim=2).numpy(), anchors_B
@@ -68,4 +70,5 @@ def last_answer(batch: Batch) -> tuple[Batch, np.ndarray]:
     scored_BT = batch.targets != UNSCORED
     anchors_B = scored_BT.shape[1] - 1 - scored_BT[:, ::-1].argmax(1)
     keep_BT = np.arange(scored_BT.shape[1]) == anchors_B[:, None]
-    return Batch(batch.ids_BT, batch.lengths_B, np.where(keep_BT, batch.targets, UNSCORED)), anchors_B
+    targets_BT = np.where(keep_BT, batch.targets, UNSCORED)
+    return dataclasses.replace(batch, targets=targets_BT), anchors_B

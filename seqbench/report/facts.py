@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from seqbench.report import baselines
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.label import clean, printable
-from seqbench.report.summary import TOLERANCE, same
 from seqbench.report.task import mapping
 
 _SMOKE_SEEDS = 5
@@ -245,26 +245,6 @@ def others_busy(sweep: Sweep) -> tuple[float, float] | None:
     return (min(found), max(found)) if found else None
 
 
-def canaries(sweep: Sweep) -> list[str]:
-    """Tasks on which a canary is as good as the best model: they do not test what they seem to."""
-    runs = sweep.training[sweep.training["status"] == "done"]
-    runs = runs.assign(score=pd.to_numeric(runs["test_accuracy"], errors="coerce").astype(float))
-    found = []
-    for task in sweep.tasks:
-        for rung in task.rungs:
-            here = runs[(runs["task"] == task.key) & same(runs["rung"], rung)]
-            blind = set(here[here["canary"].eq(True)]["label"])
-            means = {str(label): float(group["score"].mean()) for label, group in here.groupby("label")}
-            best = max((score for label, score in means.items() if label not in blind), default=1.0)
-            learned = min(task.floors(rung).values(), default=0.0) + TOLERANCE
-            found += [
-                f"{label} on {task.at(rung)} ({score:.3f})"
-                for label, score in means.items()
-                if label in blind and score > learned and score >= best - TOLERANCE
-            ]
-    return found
-
-
 def warnings(sweep: Sweep) -> list[str]:
     """What a reader must know before believing any number."""
     found = []
@@ -277,11 +257,7 @@ def warnings(sweep: Sweep) -> list[str]:
     if off := _unmatched(sweep):
         found.append(f"Sizes are NOT matched: {'; '.join(off[:8])}.")
     found += _untuned(sweep)
-    if good := canaries(sweep):
-        told = ", ".join(good)
-        found.append(
-            f"A canary, blind to order, is as good as the best model: {told}. The task hardly needs order."
-        )
+    found += baselines.warnings(sweep)
     bad = sweep.runs[~sweep.runs["status"].isin(["done", *UNFINISHED])]
     if len(bad):
         found.append(f"{len(bad)} of {len(sweep.runs)} runs did not finish properly; see Failed runs.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ import pandas as pd
 
 from seqbench import records, store
 from seqbench.errors import UsageError
+from seqbench.metric import Metric
 from seqbench.records import Run
 from seqbench.report.label import clean, differing, flat, label
-from seqbench.report.task import Task, mapping, read_tasks
+from seqbench.report.task import Task, mapping, metric_of, read_tasks
 from seqbench.store import DamagedFile
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
 _MOST_COMMANDS = 20
 _COLUMNS = {
     "evaluations": ("step", "loss", "accuracy"),
-    "slices": ("value", "accuracy"),
+    "slices": ("value", "loss", "accuracy"),
     "steps": ("step", "loss", "gradient_norm"),
     "parameters": ("step",),
     "gradient_flow": ("moment", "distance", "median", "sequences"),
@@ -38,11 +40,11 @@ _COLUMNS = {
 _TEXT_COLUMNS = ("moment", "mode")
 _MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
 _RUN_COLUMNS = [
-    "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "test_accuracy",
-    "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s", "steps", "train_cpu_s",
-    "train_wall_s", "trained_tokens", "parameters", "matched_parameters", "width", "kernel", "causal",
-    "readout", "canary", "training_memory_bytes", "peak_memory_bytes", "best_valid_accuracy",
-    "first_batch_sha256", "data_sha256",
+    "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "companion",
+    "test_score", "test_accuracy", "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s",
+    "steps", "train_cpu_s", "train_wall_s", "trained_tokens", "parameters", "matched_parameters", "width",
+    "kernel", "causal", "readout", "canary", "training_memory_bytes", "peak_memory_bytes", "best_valid_score",
+    "oracle_score", "first_batch_sha256", "data_sha256",
 ]  # fmt: skip
 
 
@@ -51,7 +53,8 @@ class Sweep:
     """Everything the page is made from.
 
     Attributes:
-        runs: one row per planned run, with its status and metrics.
+        runs: one row per planned run, with its status and metrics; ``companion`` marks canaries that ran
+            beside the comparison, whose scores are floors of their task.
         commands, program: what followed the program's name in each command that added runs (the newest
             last), and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
@@ -92,8 +95,8 @@ class Sweep:
 
     @property
     def training(self) -> pd.DataFrame:
-        """The training runs."""
-        return self.runs[self.runs["kind"] == "train"]
+        """The training runs of the models that are compared."""
+        return self.runs[(self.runs["kind"] == "train") & self.runs["companion"].ne(True)]
 
     @property
     def seeds(self) -> list[int]:
@@ -252,6 +255,8 @@ def _row(
     settings = flat(entry["config"], MODEL_SETTINGS)
     row = {column: metrics.get(column) for column in _RUN_COLUMNS}
     return row | {
+        "companion": entry.get("companion") is True,
+        "test_score": _score(run, metrics),
         "folder": entry["folder"],
         "kind": entry["kind"],
         "label": label(entry["model"], settings, model_keys[entry["model"], entry["task"]]),
@@ -263,6 +268,17 @@ def _row(
         "error": reason,
         "log": "" if status in ("done", "pending") else log_tail(folder / entry["folder"]),
     }
+
+
+def _score(run: Run | None, metrics: Mapping[str, Any]) -> float | None:
+    """A run's test score, by the metric of its task."""
+    loss, accuracy = (_plain(metrics.get(f"test_{name}")) for name in ("loss", "accuracy"))
+    score = metric_of(mapping(run.card)).of(loss, accuracy) if run is not None else math.nan
+    return score if math.isfinite(score) else None
+
+
+def _plain(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def _scalar(value: object) -> float | str | bool | None:
@@ -289,13 +305,14 @@ def log_tail(folder: Path) -> str:
 def _labels(runs: pd.DataFrame, models: list[Any]) -> list[str]:
     """Labels in the order in which the command named the models."""
     order = {clean(model): number for number, model in reversed(list(enumerate(models)))}
+    runs = runs[runs["companion"].ne(True)]
     pairs = dict.fromkeys(zip(runs["label"], runs["model"], strict=True))
     return list(dict.fromkeys(name for name, _ in sorted(pairs, key=lambda p: order.get(p[1], len(order)))))
 
 
 def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | None:
     """The label of the plan's reference model, or the first model that is not a canary."""
-    training = runs[runs["kind"] == "train"]
+    training = runs[(runs["kind"] == "train") & runs["companion"].ne(True)]
     named, real = (
         training["model"] == (clean(wanted) if isinstance(wanted, str) else None),
         training["canary"].ne(True),
@@ -310,7 +327,7 @@ def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
     frames = []
     for row in sweep.runs.to_dict("records"):
         run = sweep.records.get(str(row["folder"]))
-        if run is None:
+        if run is None or row["companion"]:
             continue
         try:
             frame = _read_table(sweep.folder / str(row["folder"]), run, name)
@@ -318,14 +335,24 @@ def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
             sweep.problems.append(f"{row['folder']}/{name}.parquet: {clean(error, 200)}")
             continue
         if frame is not None:
+            if {"loss", "accuracy"} <= set(frame):
+                frame["score"] = _scores(frame, metric_of(mapping(run.card)))
             keys = {key: row[key] for key in ("label", "task", "seed")}
             keys |= {} if "rung" in frame else {"rung": row["rung"]}
             frames.append(frame.assign(**keys))
     if frames:
         return pd.concat(frames, ignore_index=True)
-    empty = pd.DataFrame(columns=list(dict.fromkeys([*_COLUMNS[name], "label", "task", "rung", "seed"])))
+    names = [*_COLUMNS[name], "score", "label", "task", "rung", "seed"]
+    empty = pd.DataFrame(columns=list(dict.fromkeys(names)))
     numbers = [column for column in empty if column not in (*_TEXT_COLUMNS, "label", "task")]
     return empty.astype(dict.fromkeys(numbers, float))
+
+
+def _scores(frame: pd.DataFrame, metric: Metric) -> pd.Series:
+    """The score of every row; what cannot be one is missing."""
+    pairs = zip(frame["loss"], frame["accuracy"], strict=True)
+    scores = pd.Series([metric.of(*pair) for pair in pairs], index=frame.index, dtype=float)
+    return scores.where(scores.between(0, metric.most))
 
 
 def _read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:

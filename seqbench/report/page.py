@@ -15,10 +15,12 @@ from markupsafe import Markup
 import seqbench
 from seqbench import store
 from seqbench.errors import UsageError
+from seqbench.metric import ACCURACY
 from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots import gradient, learning, length, norms, slices, speed
 from seqbench.report.plots.base import Plot
+from seqbench.report.samples import samples
 from seqbench.report.summary import Cell, cells, counted, flow_table, flows, speeds
 from seqbench.report.verdict import compare, headline, verdicts
 
@@ -102,7 +104,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "comparisons": max((c.judged.comparisons for c in whole), default=0),
         "glance": tables.glance(sweep, grid),
         "solvable": any(task.solved_at is not None for task in sweep.tasks),
-        "unsolvable": any(task.solved_at is None for task in sweep.tasks),
+        "alone": any(task.solved_at is None and task.metric is ACCURACY for task in sweep.tasks),
+        "margins": margins(sweep),
         "outcomes": [tables.outcomes(task, grid) for task in sweep.tasks],
         "differences": tables.differences(whole, reference) if whole else None,
         "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
@@ -122,6 +125,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "environments": facts.environments(sweep),
         "others_busy": facts.others_busy(sweep),
         "counted": counted(sweep),
+        "samples": samples(sweep),
         "failures": facts.failures(sweep),
         "pending": [
             facts.run_name(r) for r in sweep.runs[sweep.runs["status"] == "pending"].to_dict("records")
@@ -131,6 +135,16 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "csv": facts.csv_link(sweep),
         "styles": theme.styles(sweep.labels),
     }
+
+
+def margins(sweep: Sweep) -> str:
+    """Differences that count as none, of every metric of the sweep, in words."""
+    words = {
+        m.name: f"{100 * m.margin:g} % of the worst floor" if m.relative else f"{m.margin:g}"
+        for m in (task.metric for task in sweep.tasks)
+    }
+    several = len(words) > 1
+    return " or ".join(f"{margin} ({name})" if several else margin for name, margin in words.items())
 
 
 def curves(sweep: Sweep, grid: list[Cell], *, ladder: bool) -> Iterable[Plot | None]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from seqbench import stats
+from seqbench.metric import ACCURACY, Metric
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.task import Task
 
-TOLERANCE = 0.02
 FEWEST_FOR_P90 = 20
 _MOST_ANSWERS = 1 << 40
 _RISE = 30.0  # a curve with two ends falls to less than a thirtieth of both
@@ -24,12 +24,13 @@ class Cell:
     Attributes:
         finished: runs that reached an end (done or diverged); the rest is in ``missing``.
         solved: how many of them solved the task.
-        accuracy: test accuracy over seeds; a diverged run counts as the lowest floor.
-        scores: the accuracies themselves.
-        test: Wilson interval of the mean accuracy for the answers of one test set: the sampling error of
+        score: test score over seeds; a diverged run counts as the worst floor.
+        scores: the scores themselves.
+        test: Wilson interval of a mean accuracy for the answers of one test set: the sampling error of
             that set alone. Seeds do not add answers, since a fixed test set is the same for each of them.
+        solve_rate: share of finished runs that solved it, with Wilson's interval.
         steps, cpu_s: censored medians until solved; None when fewer than half solved.
-        note: how the accuracy stands to the floors, in words.
+        note: how the score stands to the floors, in words.
     """
 
     task: Task
@@ -40,9 +41,10 @@ class Cell:
     diverged: int
     missing: dict[str, int]
     solved: int
-    accuracy: stats.Interval
+    score: stats.Interval
     scores: tuple[float, ...]
     test: stats.Interval
+    solve_rate: stats.Interval
     steps: float | None
     cpu_s: float | None
     note: str
@@ -74,17 +76,16 @@ def same(rungs: pd.Series, rung: int | None) -> pd.Series:
 
 
 def scored(task: Task, rung: int | None, runs: pd.DataFrame) -> pd.Series:
-    """Test accuracies of finished runs; a diverged run has learned nothing: it scores the lowest floor."""
-    accuracy = pd.to_numeric(runs["test_accuracy"], errors="coerce").astype(float)
-    floor = min(task.floors(rung).values(), default=0.0)
-    return accuracy.mask(runs["status"] == "diverged", floor)
+    """Test scores of finished runs; a diverged run has learned nothing: it scores the worst floor."""
+    score = pd.to_numeric(runs["test_score"], errors="coerce").astype(float)
+    nothing = 0.0 if task.metric.higher else math.nan
+    return score.mask(runs["status"] == "diverged", next(iter(task.floors(rung).values()), nothing))
 
 
 def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
     ended = runs[runs["status"].isin(["done", "diverged"])]
     solved = ended["solved"].eq(True)
     scores = [float(score) for score in scored(task, rung, ended).dropna()]
-    accuracy = stats.mean_interval(scores)
     others = runs[~runs["status"].isin(["done", "diverged"])]["status"].value_counts()
     return Cell(
         task=task,
@@ -95,12 +96,13 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
         diverged=int((ended["status"] == "diverged").sum()),
         missing={str(status): int(count) for status, count in others.items()},
         solved=int(solved.sum()),
-        accuracy=accuracy,
+        score=stats.mean_interval(scores),
         scores=tuple(scores),
         test=_test_set_alone(ended),
+        solve_rate=stats.wilson(int(solved.sum()), len(ended)),
         steps=stats.censored_median(_times(ended, solved, "solved_step")),
         cpu_s=stats.censored_median(_times(ended, solved, "solved_cpu_s")),
-        note=note(scores, task.floors(rung)),
+        note=note(scores, task.floors(rung), task.metric),
     )
 
 
@@ -119,7 +121,7 @@ def _times(runs: pd.DataFrame, solved: pd.Series, column: str) -> list[float | N
     return [None if pd.isna(time) else float(time) for time in times]
 
 
-def note(scores: list[float], floors: dict[str, float]) -> str:
+def note(scores: list[float], floors: dict[str, float], metric: Metric = ACCURACY) -> str:
     """How the scores of all seeds stand to the floors; seeds that disagree are not averaged.
 
     >>> note([0.12, 0.11], {"chance": 0.125})
@@ -127,16 +129,16 @@ def note(scores: list[float], floors: dict[str, float]) -> str:
     >>> note([0.12, 0.99], {"chance": 0.125})
     'seeds differ: 0.12 to 0.99'
     """
-    found = {standing(score, floors) for score in scores}
+    found = {standing(score, floors, metric) for score in scores}
     if len(found) <= 1:
         return next(iter(found), "")
-    if max(scores) - min(scores) <= 5 * TOLERANCE:
-        return standing(sum(scores) / len(scores), floors)
+    if max(scores) - min(scores) <= 5 * metric.tolerance(floors):
+        return standing(sum(scores) / len(scores), floors, metric)
     return f"seeds differ: {min(scores):.2f} to {max(scores):.2f}"
 
 
-def standing(accuracy: float, floors: dict[str, float]) -> str:
-    """How an accuracy stands to the floors.
+def standing(score: float, floors: dict[str, float], metric: Metric = ACCURACY) -> str:
+    """How a score stands to the floors, the worst first.
 
     >>> standing(0.12, {"chance": 0.125, "bag of tokens": 0.6667})
     'did not learn (chance)'
@@ -145,16 +147,16 @@ def standing(accuracy: float, floors: dict[str, float]) -> str:
     >>> standing(0.4, {"chance": 0.125, "bag of tokens": 0.6667})
     'below the floor "bag of tokens"'
     """
-    if not floors or not math.isfinite(accuracy):
+    if not floors or not math.isfinite(score):
         return ""
-    names = list(floors)
-    if accuracy <= floors[names[0]] + TOLERANCE:
+    names, near = list(floors), metric.tolerance(floors)
+    if not metric.reaches(score, floors[names[0]]) or abs(score - floors[names[0]]) <= near:
         return f"did not learn ({names[0]})"
     for name in names[1:]:
-        if abs(accuracy - floors[name]) <= TOLERANCE:
+        if abs(score - floors[name]) <= near:
             return f'at the floor "{name}"'
-        if accuracy < floors[name]:
-            return f'below the floor "{name}"'
+        if not metric.reaches(score, floors[name]):
+            return f'{"below" if metric.higher else "worse than"} the floor "{name}"'
     return ""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from seqbench.metric import ACCURACY, Metric
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
 from seqbench.report.summary import FEWEST_FOR_P90, Cell, Flow, same
@@ -53,11 +54,11 @@ def number(value: object, pattern: str = "{:.3g}", kind: str = "") -> Entry:
     return Entry(pattern.format(value), float(value), kind)
 
 
-def interval(low: float, high: float) -> str:
-    """An interval of shares, cut at 0 and 1; nothing when unknown."""
+def interval(low: float, high: float, metric: Metric = ACCURACY) -> str:
+    """An interval of scores, cut where scores end; nothing when unknown."""
     if not math.isfinite(low):
         return ""
-    return f"[{max(0.0, low):.3f}, {min(1.0, high):.3f}]"
+    return f"[{metric.shown(max(0.0, low))}, {metric.shown(min(metric.most, high))}]"
 
 
 def share(cell: Cell) -> Entry:
@@ -74,7 +75,7 @@ def _missing(cell: Cell) -> str:
 
 
 def glance(sweep: Sweep, grid: list[Cell]) -> Table:
-    """Models by tasks and rungs: solved runs, or the accuracy where nothing counts as solved."""
+    """Models by tasks and rungs: solved runs, or the score where nothing counts as solved."""
     places = [(task, rung) for task in sweep.tasks for rung in task.rungs]
     by_place = {(cell.task.key, cell.rung, cell.label): cell for cell in grid}
     rows = []
@@ -88,7 +89,8 @@ def glance(sweep: Sweep, grid: list[Cell]) -> Table:
     ]
     groups = (("", 1), *((task.key if task.rungs != [None] else "", len(task.rungs)) for task in sweep.tasks))
     solvable = any(task.solved_at is not None for task in sweep.tasks)
-    caption = "Solved runs of finished runs; below, mean test accuracy" if solvable else "Mean test accuracy"
+    names = " or ".join(dict.fromkeys(task.metric.name for task in sweep.tasks))
+    caption = f"Solved runs of finished runs; below, mean test {names}" if solvable else f"Mean test {names}"
     return Table(caption, heads, rows, groups)
 
 
@@ -98,40 +100,45 @@ def _glance(cell: Cell | None) -> Entry:
     solved = share(cell)
     if not cell.finished:
         return solved
-    accuracy = f"{cell.accuracy.mean:.2f}" if math.isfinite(cell.accuracy.mean) else NONE
+    known = math.isfinite(cell.score.mean)
+    score = cell.task.metric.shown(cell.score.mean, fewer=1) if known else NONE
     if cell.task.solved_at is None:
-        return Entry(accuracy, cell.accuracy.mean)
-    return Entry(f"{solved.text}\n{accuracy}", float(solved.key), solved.kind)
+        return Entry(score, cell.score.mean)
+    return Entry(f"{solved.text}\n{score}", float(solved.key), solved.kind)
 
 
 def outcomes(task: Task, grid: list[Cell]) -> Table:
     """A task's results with its floors as rows of their own."""
     solvable = task.solved_at is not None
     heads = [("model", False)] if task.rungs == [None] else [(task.symbol, True), ("model", False)]
-    heads += [("solved", True)] if solvable else []
-    heads += [("test accuracy", True), ("95 % interval", True)]
-    heads += [("steps to solve", True), ("CPU s to solve", True)] if solvable else [("test set alone", True)]
+    heads += [("solved", True), ("rate, 95 % (Wilson)", True)] if solvable else []
+    alone = not solvable and task.metric is ACCURACY
+    heads += [(f"test {task.metric.short}", True), ("95 % interval", True)]
+    heads += [("steps to solve", True), ("CPU s to solve", True)] if solvable else []
+    heads += [("test set alone", True)] if alone else []
     heads += [("remark", False)]
     rows = []
     same_floors = all(task.floors(r) == task.floors(task.rungs[0]) for r in task.rungs if r in task.cards)
     for rung in task.rungs:
         lead = [] if rung is None else [number(rung, "{}")]
         rows += [
-            [*lead, *_outcome(cell, solvable)] for cell in grid if cell.task is task and cell.rung == rung
+            [*lead, *_outcome(cell, solvable, alone)]
+            for cell in grid
+            if cell.task is task and cell.rung == rung
         ]
         if same_floors and rung != task.rungs[-1]:
             continue
         lead = [Entry("all", math.inf)] if same_floors and len(task.rungs) > 1 else lead
         for kind, levels in (("floor", task.floors(rung)), ("published", task.points(rung))):
             for name, value in levels.items():
-                blank = [Entry("", "")] * (4 if solvable else 2)
-                level = [text(f"{kind}: {name}", "level"), *blank[: 1 if solvable else 0]]
-                exact = number(value, "{:.3f}", "level")
-                rows.append([*lead, *level, exact, *blank[1 if solvable else 0 :], Entry("", "")])
+                shown = Entry(task.metric.shown(value), value, "level")
+                row = [*lead, text(f"{kind}: {name}", "level"), *[Entry("", "")] * (2 * solvable), shown]
+                rows.append(row + [Entry("", "")] * (len(heads) - len(row)))
     return Table(f"{task.key}: what each model reached", heads, rows)
 
 
-def _outcome(cell: Cell, solvable: bool) -> list[Entry]:
+def _outcome(cell: Cell, solvable: bool, alone: bool) -> list[Entry]:
+    metric = cell.task.metric
     late = "not in half" if cell.finished else NONE
     times = [
         Entry(late, math.inf) if cell.steps is None else number(cell.steps, "{:.0f}"),
@@ -140,12 +147,18 @@ def _outcome(cell: Cell, solvable: bool) -> list[Entry]:
     notes = [cell.note, f"{cell.diverged} diverged" if cell.diverged else ""]
     return [
         model(cell.label),
-        *([share(cell)] if solvable else []),
-        number(cell.accuracy.mean, "{:.3f}"),
-        text(interval(cell.accuracy.low, cell.accuracy.high) or NONE),
-        *(times if solvable else [text(interval(cell.test.low, cell.test.high) or NONE)]),
+        *([share(cell), text(_rate(cell))] if solvable else []),
+        number(cell.score.mean, f"{{:.{metric.digits}f}}"),
+        text(interval(cell.score.low, cell.score.high, metric) or NONE),
+        *(times if solvable else []),
+        *([text(interval(cell.test.low, cell.test.high) or NONE)] if alone else []),
         text("; ".join(note for note in notes if note), "note"),
     ]
+
+
+def _rate(cell: Cell) -> str:
+    rate = cell.solve_rate
+    return f"[{rate.low:.2f}, {rate.high:.2f}]" if math.isfinite(rate.low) else NONE
 
 
 def differences(comparisons: list[Comparison], reference: str) -> Table:
@@ -162,13 +175,14 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
             if c.whole and len(c.task.rungs) > 1
             else c.task.at(c.task.rungs[0] if c.whole else c.rung)
         )
-        ends = f"[{signed(r.low, 3)}, {signed(r.high, 3)}]" if math.isfinite(r.low) else NONE
+        digits = c.task.metric.digits
+        ends = f"[{signed(r.low, digits)}, {signed(r.high, digits)}]" if math.isfinite(r.low) else NONE
         rows.append(
             [
                 text(place),
                 model(c.label),
                 text(c.words, c.judged.outcome.name.lower()),
-                Entry(signed(r.mean, 3), r.mean),
+                Entry(signed(r.mean, digits), r.mean),
                 text(ends),
                 number(c.judged.p, "{:.2g}"),
                 number(r.p_flip, "{:.2g}"),
@@ -180,7 +194,8 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
     )
     tests = max(c.judged.comparisons for c in comparisons)
     corrected = f"; corrected for {tests} comparisons" if tests > 1 else ""
-    return Table(f"Paired differences of test accuracy to {reference}{averaged}{corrected}", heads, rows)
+    names = " or ".join(dict.fromkeys(c.task.metric.name for c in comparisons))
+    return Table(f"Paired differences of test {names} to {reference}{averaged}{corrected}", heads, rows)
 
 
 def gradients(found: list[Flow]) -> Table:

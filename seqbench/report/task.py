@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from seqbench.metric import ACCURACY, METRICS, Metric
 from seqbench.records import Run
 from seqbench.report.label import clean
+
+_MOST_NOTES = 40
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,10 @@ class Task:
 
     Attributes:
         key: name, with the settings that differ where the sweep varied them.
-        solved_at: accuracy that counts as solved, or None when the task has no such line.
+        solved_at: score that counts as solved, or None when the task has no such line.
         rungs: its ladder; ``[None]`` for a task without one.
         cards: the definition card of each rung that has a record.
+        measured: what the canaries beside the comparison scored on each rung, by name.
     """
 
     key: str
@@ -29,6 +32,12 @@ class Task:
     solved_at: float | None
     rungs: list[int | None]
     cards: dict[int | None, Mapping[str, Any]]
+    measured: Mapping[int | None, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """What its scores are."""
+        return metric_of(self.card)
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -36,16 +45,54 @@ class Task:
         return next((self.cards[rung] for rung in reversed(self.rungs) if rung in self.cards), {})
 
     def floors(self, rung: int | None) -> dict[str, float]:
-        """Accuracies that need no learning of the point, lowest first."""
-        return _levels(self.cards.get(rung, {}).get("floors"))
+        """Scores that need no learning of the point, the worst first: those of the card, and measured ones.
+
+        What a canary scored is left out where it tells nothing new beside the levels of the card.
+        """
+        exact = self._levels(rung, "floors")
+        new = {
+            f"{name} (measured)": score
+            for name, score in self.measured.get(rung, {}).items()
+            if self._tells(score, exact)
+        }
+        return self.metric.ordered(exact | new)
+
+    def _tells(self, score: float, exact: Mapping[str, float]) -> bool:
+        """Whether a measured floor is clearly better than the worst exact one, and close to none."""
+        if not exact:
+            return True
+        near = self.metric.tolerance(exact)
+        worst = next(iter(exact.values()))
+        return self.metric.reaches(score, worst) and all(
+            abs(score - value) > near for value in exact.values()
+        )
 
     def points(self, rung: int | None) -> dict[str, float]:
-        """Published scores to read a result against, lowest first."""
-        return _levels(self.cards.get(rung, {}).get("reference_points"))
+        """Published scores to read a result against, the worst first."""
+        return self._levels(rung, "reference_points")
+
+    def _levels(self, rung: int | None, key: str) -> dict[str, float]:
+        """Named scores of a rung's card, the worst first."""
+        raw = mapping(self.cards.get(rung, {}).get(key))
+        levels = {clean(name, 120): float(v) for name, v in raw.items() if isinstance(v, int | float)}
+        return self.metric.ordered({name: v for name, v in levels.items() if 0 <= v <= self.metric.most})
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """What was counted about the data, in words."""
+        raw = list(mapping(self.card.get("notes")).items())[:_MOST_NOTES]
+        return [
+            (clean(name, 80).replace("_", " "), f"{v:,}") for name, v in raw if isinstance(v, int | float)
+        ]
 
     def at(self, rung: int | None) -> str:
         """The task and rung in words."""
         return self.key if rung is None else f"{self.key} {self.symbol}={rung}"
+
+
+def metric_of(card: Mapping[str, Any]) -> Metric:
+    """The metric that a card names; accuracy where it names none that is known."""
+    return METRICS.get(str(card.get("metric")), ACCURACY)
 
 
 def mapping(value: object) -> Mapping[str, Any]:
@@ -56,7 +103,9 @@ def mapping(value: object) -> Mapping[str, Any]:
 def read_tasks(runs: pd.DataFrame, found: dict[str, Run]) -> list[Task]:
     """The tasks in an order that reads well: as planned, ladders first."""
     tasks = []
-    for key, group in runs[runs["kind"] == "train"].groupby("task", sort=False):
+    training = runs[runs["kind"] == "train"]
+    canaries = training["companion"].eq(True)
+    for key, group in training[~canaries].groupby("task", sort=False):
         cards: dict[int | None, Mapping[str, Any]] = {}
         config: Mapping[str, Any] = {}
         for name, rung in zip(group["folder"], group["rung"], strict=True):
@@ -73,6 +122,7 @@ def read_tasks(runs: pd.DataFrame, found: dict[str, Run]) -> list[Task]:
                 solved_at=float(solved_at) if isinstance(solved_at, int | float) else None,
                 rungs=rungs or [None],
                 cards=cards,
+                measured=_measured(training[canaries & (training["task"] == key)]),
             )
         )
     return sorted(tasks, key=lambda task: -len(task.rungs))
@@ -84,8 +134,13 @@ def _card(raw: object) -> dict[str, Any]:
     return {key: clean(value, 800) if isinstance(value, str) else value for key, value in kept.items()}
 
 
-def _levels(value: object) -> dict[str, float]:
-    """Named accuracies, lowest first."""
-    levels = {clean(key, 120): float(v) for key, v in mapping(value).items() if isinstance(v, int | float)}
-    usable = {key: v for key, v in levels.items() if math.isfinite(v) and 0 <= v <= 1}
-    return dict(sorted(usable.items(), key=lambda item: item[1]))
+def _measured(canaries: pd.DataFrame) -> dict[int | None, dict[str, float]]:
+    """Mean score of each canary on each rung of a task."""
+    found: dict[int | None, dict[str, float]] = {}
+    ended = canaries[canaries["status"] == "done"]
+    for (label, _), group in ended.groupby(["label", "rung"], sort=False, dropna=False):
+        score = float(pd.to_numeric(group["test_score"], errors="coerce").astype(float).mean())
+        if score == score:  # noqa: PLR0124
+            rung = group["rung"].iloc[0]
+            found.setdefault(None if rung is pd.NA else int(rung), {})[str(label)] = score
+    return found

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seqbench.metric import Metric
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -184,6 +186,25 @@ def levels(axes: Axes, floors: Mapping[str, float], points: Mapping[str, float] 
             f"published {low:.3g} to {high:.3g}" if low < high else f"published {high:.3g}",
             (6, 2),
         )
+
+
+def score_axis(panel: Axes, metric: Metric, scores: Iterable[float], *, whole: bool) -> None:
+    """Limits and scale of an axis of scores.
+
+    Args:
+        scores: what will be drawn.
+        whole: from nothing to a perfect score, where both are known; else from the worst that is drawn.
+    """
+    known = [score for score in scores if math.isfinite(score)]
+    if metric.most == 1:
+        panel.set_ylim(-0.04 if whole else max(0.0, min(known, default=0.0) - 0.02) - 0.03, 1.06)
+    elif metric.log and any(score > 0 for score in known):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(power_of_ten)
+        panel.set_ylim(min(score for score in known if score > 0) / 1.6, max(known) * 1.8)
+    elif known:
+        room = 0.08 * (max(known) - min(known)) or 0.1
+        panel.set_ylim(min(known) - room, max(known) + 1.6 * room)
 
 
 def power_of_ten(value: float, _: object = None) -> str:

@@ -27,7 +27,7 @@ class Comparison:
     @property
     def words(self) -> str:
         """The outcome with what belongs beside it, as it stands in a table."""
-        detail = doubt(self.judged)
+        detail = doubt(self.judged, self.task.metric.most)
         return f"{said(self.judged)} ({detail})" if detail else said(self.judged)
 
 
@@ -35,7 +35,7 @@ def said(judged: stats.Verdict, reference: str = "") -> str:
     """An outcome in words, as part of a sentence when the reference is named."""
     outcome, kind = judged.outcome, stats.Outcome
     if outcome is kind.EQUIVALENT:
-        return "equivalent" + (f" to {reference}" if reference else "") + f" within {judged.margin:g}"
+        return "equivalent" + (f" to {reference}" if reference else "") + f" within {judged.margin:.2g}"
     if outcome is kind.TOO_FEW:
         return "cannot tell (needs at least 2 seeds)"
     if outcome is kind.UNDECIDED:
@@ -43,11 +43,15 @@ def said(judged: stats.Verdict, reference: str = "") -> str:
     return f"{outcome.value} than {reference}" if reference else outcome.value
 
 
-def doubt(judged: stats.Verdict) -> str:
-    """What an undecided comparison could have found, and whether it would count without the others."""
+def doubt(judged: stats.Verdict, most: float) -> str:
+    """What an undecided comparison could have found, and whether it would count without the others.
+
+    Args:
+        most: no two scores differ by more.
+    """
     if judged.outcome is not stats.Outcome.UNDECIDED:
         return ""
-    possible = judged.detectable < 1  # no two accuracies differ by more
+    possible = judged.detectable < most
     found = f"could detect {judged.detectable:.2g}" if possible else "so few seeds could detect no difference"
     if judged.alone:
         tests = judged.comparisons
@@ -89,7 +93,7 @@ class Verdict:
 
 
 def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
-    """Paired differences of test accuracy to the reference.
+    """Paired differences of test scores to the reference.
 
     Args:
         whole: compare the mean over a task's rungs instead of each rung; one family for Holm either way.
@@ -103,7 +107,9 @@ def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
             wide = part.unstack("label")
             for label in sweep.labels:
                 if label != sweep.reference and sweep.reference in wide and label in wide:
-                    result = stats.paired(wide[label], wide[sweep.reference])
+                    result = stats.paired(
+                        wide[label], wide[sweep.reference], _margin(task, rung), higher=task.metric.higher
+                    )
                     found.append((task, rung, label, result))
     judged = stats.judge([result for *_, result in found])
     return [
@@ -112,8 +118,13 @@ def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
     ]
 
 
+def _margin(task: Task, rung: int | None) -> float:
+    """Differences up to this are none; of a whole task that of its highest rung."""
+    return task.metric.tolerance(task.floors(task.rungs[-1] if rung is None else rung))
+
+
 def _scores(sweep: Sweep, task: Task) -> pd.DataFrame:
-    """Test accuracy by (label, seed), one column per rung."""
+    """Test score by (label, seed), one column per rung."""
     training = sweep.training
     columns = {}
     for rung in task.rungs:
@@ -162,13 +173,13 @@ def _tone(comparisons: list[Comparison]) -> str:
 
 
 def solving(mine: list[Cell], task: Task) -> str:
-    """What a model solves of a task, in words; the accuracy for a task that has no such line."""
+    """What a model solves of a task, in words; the score for a task that has no such line."""
     ended = [cell for cell in mine if cell.finished]
     if not ended:
         return f"no finished run of {task.key} yet" if mine else ""
     if task.solved_at is None:
-        shown = [f"{cell.accuracy.mean:.3f}" + at(task, cell.rung, " at ") for cell in ended]
-        return f"accuracy {', '.join(shown)} on {task.key}"
+        shown = [task.metric.shown(cell.score.mean) + at(task, cell.rung, " at ") for cell in ended]
+        return f"{task.metric.name} {', '.join(shown)} on {task.key}"
     always = [c for c in ended if c.solved == c.finished]
     sometimes = [c for c in ended if 0 < c.solved < c.finished]
     never = [c for c in ended if c.solved == 0]
@@ -204,9 +215,10 @@ def _against(theirs: list[Comparison], reference: str) -> str:
     """The comparisons in words, those with the same outcome together."""
     groups: dict[str, list[str]] = {}
     for c in theirs:
-        r, detail = c.result, doubt(c.judged)
+        r, detail = c.result, doubt(c.judged, c.task.metric.most)
         more = f"; {detail}" if detail else ""
-        numbers = f" ({signed(r.mean)} [{signed(r.low)}, {signed(r.high)}]{more})" if r.n > 1 else ""
+        mean, low, high = (signed(value, c.task.metric.digits - 1) for value in (r.mean, r.low, r.high))
+        numbers = f" ({mean} [{low}, {high}]{more})" if r.n > 1 else ""
         groups.setdefault(said(c.judged, reference), []).append(c.task.key + numbers)
     return "; ".join(f"{phrase} on {words_list(places)}" for phrase, places in groups.items())
 
@@ -242,8 +254,10 @@ def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
     if not here:
         return ""
     if task.solved_at is None:
-        best = max(here, key=lambda cell: cell.accuracy.mean)
-        return f"On {task.key}, {best.label} has the highest accuracy: {best.accuracy.mean:.3f}."
+        metric = task.metric
+        pick, most = (max, "highest") if metric.higher else (min, "lowest")
+        best = pick(here, key=lambda cell: cell.score.mean)
+        return f"On {task.key}, {best.label} has the {most} {metric.name}: {metric.shown(best.score.mean)}."
     if task.rungs == [None] or len(task.rungs) == 1:
         solvers = [cell.label for cell in here if cell.solves]
         return f"{task.at(task.rungs[0])} is solved by {words_list(solvers) or 'no model'}."

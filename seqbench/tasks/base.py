@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from seqbench.batch import Batch, TokenRows, bucketed, in_length_order
+from seqbench.batch import Batch, Ints, Rows, bucketed, in_length_order
+from seqbench.metric import ACCURACY, METRICS, Goal
 from seqbench.schema import setting
 from seqbench.seeds import stream
 
@@ -29,9 +31,10 @@ class Card:
         tests: what solving it requires.
         definition: exactly what is drawn and asked.
         source: paper and section.
-        floors: accuracies that need no learning of the point, by name, lowest first; exact.
+        floors: scores that need no learning of the point, by name, the worst first; exact.
         reference_points: published or known scores to read a result against, by source.
         answers: "many-to-one", "many-to-many" or "one-to-many".
+        metric: what scores and floors are, a name of :data:`seqbench.metric.METRICS`.
         loss: what is trained on; every other position is neither trained nor scored.
         slice_axis: what the extra test sets differ in ("length", "number of pairs"), if there are any.
         trained_to: the largest value on that axis that training shows.
@@ -44,21 +47,41 @@ class Card:
     floors: dict[str, float]
     reference_points: dict[str, float] = dataclasses.field(default_factory=dict)
     answers: str = "many-to-one"
+    metric: str = ACCURACY.name
     loss: str = "cross-entropy at the scored answers"
     slice_axis: str = ""
     trained_to: int | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How a network's answers become a text.
+
+    Attributes:
+        prompt_T: ids to go on from.
+        window: ids that are read at once, at most.
+        next_id: the input id of an answer.
+        spelled: ids as text.
+    """
+
+    prompt_T: Ints
+    window: int
+    next_id: Callable[[int], int]
+    spelled: Callable[[Ints], str]
 
 
 class Data(ABC):
     """The data of one run: an endless training stream and held-out splits from separate streams.
 
     Attributes:
+        features: numbers at every step where the inputs are numbers; 0 where they are tokens.
         floors: floors that only the data itself tells (majority class), in addition to the card's.
         notes: counts about the data, for the record.
     """
 
     vocabulary_size: int
     classes: int
+    features: int = 0
     examples_per_epoch: int | None = None  # None: fresh data, no epochs
     floors: Mapping[str, float] = MappingProxyType({})
     notes: Mapping[str, int | float] = MappingProxyType({})
@@ -75,6 +98,10 @@ class Data(ABC):
     def probe(self, examples: int) -> Batch:
         """One held-out batch for probes, the same for every model of a seed."""
 
+    def writer(self) -> Writer | None:
+        """What lets a trained network write a text; None where its answers are no next tokens."""
+        return None
+
     def slices(self, examples: int) -> Iterator[tuple[int, list[Batch]]]:
         """Extra test sets along the card's ``slice_axis``: each value with its batches."""
         return iter(())
@@ -90,12 +117,18 @@ class TaskConfig:
 
     ladder: ClassVar[str | None] = None  # the list-valued setting whose entries are separate runs
     ladder_symbol: ClassVar[str] = ""  # how a rung is written: "T" gives "T=16"
+    forbids_looking_ahead: ClassVar[bool] = False  # the answers are later inputs
     needs_preparation: ClassVar[bool] = False  # data to load and cache before the first run
 
     name: str = "?"
     solved_at: float | None = setting(
-        None, "held-out accuracy, twice in a row, that counts as solved; null: never", maximum=1.0
+        None, "held-out score, twice in a row, that counts as solved; null: never", maximum=1.0
     )
+
+    @property
+    def features(self) -> int:
+        """Numbers at every step where the inputs are numbers; 0 where they are tokens."""
+        return 0
 
     def check(self) -> None:
         """Refuse settings that cannot work; called before anything heavy starts.
@@ -130,6 +163,18 @@ class TaskConfig:
         """The definition card of this variant (of one rung)."""
         raise NotImplementedError
 
+    def goal(self) -> Goal:
+        """What training is judged by."""
+        return Goal(METRICS[self.card().metric], self.solved_at)
+
+    def oracle(self, batch: Batch) -> npt.NDArray[Any] | None:
+        """Answers of a player who follows the definition and sees the inputs alone, never the targets.
+
+        Shaped like ``batch.targets``; what it says where nothing is asked does not matter. Written apart from
+        :meth:`sample`, so that the two check each other. None where no such player is definable.
+        """
+        return None
+
     def fingerprint(self) -> list[str]:
         """What identifies data that comes from outside; part of a run's identity."""
         return []
@@ -154,7 +199,7 @@ class GeneratedTask(TaskConfig):
 
     @property
     def classes(self) -> int:
-        """Number of possible answers."""
+        """Number of possible answers; 1 where the answer is a number."""
         raise NotImplementedError
 
     def sample(self, rng: np.random.Generator, examples: int) -> Batch:
@@ -179,6 +224,7 @@ class FreshData(Data):
     def __init__(self, task: GeneratedTask, seed: int) -> None:
         self.task, self.seed = task, seed
         self.vocabulary_size, self.classes = task.vocabulary_size, task.classes
+        self.features = task.features
 
     def train(self, batch_size: int) -> Iterator[Batch]:
         rng = stream(self.seed, "train")
@@ -208,10 +254,10 @@ class FixedData(Data):
     """A data set: training shuffled and bucketed anew each epoch, splits read whole."""
 
     def __init__(
-        self, splits: Mapping[str, TokenRows], vocabulary_size: int, classes: int, seed: int
+        self, splits: Mapping[str, Rows], vocabulary_size: int, classes: int, seed: int, features: int = 0
     ) -> None:
         self.splits, self.seed = splits, seed
-        self.vocabulary_size, self.classes = vocabulary_size, classes
+        self.vocabulary_size, self.classes, self.features = vocabulary_size, classes, features
         self.examples_per_epoch = len(splits["train"])
 
     def train(self, batch_size: int) -> Iterator[Batch]:

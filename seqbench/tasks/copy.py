@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch
+from seqbench.batch import UNSCORED, Batch, Ints
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -94,3 +94,9 @@ class Copy(GeneratedTask):
         targets_BT = np.full_like(ids_BT, UNSCORED)
         targets_BT[:, -ITEMS:] = symbols_BK
         return Batch(ids_BT, np.full(examples, ids_BT.shape[1]), targets_BT)
+
+    def oracle(self, batch: Batch) -> Ints:
+        """The n-th token after the first delimiter asks for the n-th of the sequence."""
+        asked_B = 1 + (batch.ids_BT == DELIMITER).argmax(1)
+        nth_BT = np.arange(batch.ids_BT.shape[1]) - asked_B[:, None]
+        return np.take_along_axis(batch.ids_BT, np.maximum(nth_BT, 0), axis=1) - 1

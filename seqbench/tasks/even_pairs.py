@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqbench.batch import Batch, Ints
+from seqbench.batch import PADDING, Batch, Ints
 from seqbench.registry import register
 from seqbench.tasks.base import Card
 from seqbench.tasks.formal_base import SOURCE, FormalTask, coin_tosses, symbols
@@ -57,6 +57,12 @@ class EvenPairs(FormalTask):
         ids_BT = symbols(rng, lengths_B, 2)
         last_B = ids_BT[np.arange(len(lengths_B)), lengths_B - 1]
         return Batch(ids_BT, lengths_B, (ids_BT[:, 0] != last_B).astype(np.int64))
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Count the changes."""
+        here_BT, next_BT = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:]
+        changes_B: Ints = np.count_nonzero((here_BT != next_BT) & (next_BT != PADDING), axis=1)
+        return changes_B % 2
 
 
 def equal_ends_from_counts(longest: int) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch, TokenRows
+from seqbench.batch import UNSCORED, Batch, Ints, TokenRows
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -127,6 +127,15 @@ class Induction(GeneratedTask):
         ids_BT[rows, first_B] = trigger
         ids_BT[:, -1] = trigger
         return ids_BT, ids_BT[rows, first_B + 1] - 1
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Look back for the trigger; with ``protocol=all`` read ahead everywhere else."""
+        ids_BT = batch.ids_BT
+        first_B1 = (ids_BT == self.symbols + 1).argmax(1)[:, None]
+        answers_B1 = np.take_along_axis(ids_BT, first_B1 + 1, axis=1) - 1
+        if self.protocol == "answer":
+            return answers_B1[:, 0]
+        return np.concatenate([ids_BT[:, 1:] - 1, answers_B1], axis=1)
 
     def open(self, seed: int, cache: Path) -> Data:
         if self.protocol == "answer":

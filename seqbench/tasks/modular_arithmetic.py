@@ -15,6 +15,8 @@ from seqbench.tasks.formal_base import SOURCE, FormalTask
 MODULUS = 5
 PLUS, MINUS, TIMES = range(3)
 OPERATORS = 3
+_LOGARITHM = np.array([0, 0, 1, 3, 2])  # 2 to this power is 1, 2, 3, 4 modulo 5; of 0 there is none
+_POWER = np.array([1, 2, 4, 3])
 
 
 @register("task")
@@ -85,6 +87,19 @@ class ModularArithmetic(FormalTask):
         missing_BN = ids_BT[:, ::2] == PADDING
         number_BN[missing_BN], operator_BN[missing_BN] = 0, PLUS  # adding nothing
         return Batch(ids_BT, lengths_B, value(number_BN, operator_BN))
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Multiply each run of factors by adding logarithms, then add the products up."""
+        number_BN = batch.ids_BT[:, ::2] - 1  # -1 at padding
+        operator_BN = np.pad(batch.ids_BT[:, 1::2], ((0, 0), (1, 0)))[:, : number_BN.shape[1]] - 1 - MODULUS
+        begins_BN = operator_BN != TIMES
+        run_BN = np.cumsum(begins_BN).reshape(begins_BN.shape) - 1  # counted on over all rows
+        exponent_R = np.bincount(run_BN.ravel(), _LOGARITHM[number_BN].ravel()).astype(np.int64)
+        product_R = _POWER[exponent_R % (MODULUS - 1)]
+        product_R[run_BN[number_BN <= 0]] = 0
+        product_R[run_BN[operator_BN == MINUS]] *= -1
+        answers_B: Ints = np.where(begins_BN, product_R[run_BN], 0).sum(1) % MODULUS
+        return answers_B
 
 
 def value(number_BN: Ints, operator_BN: Ints) -> Ints:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import PADDING, UNSCORED, Batch, trim
+from seqbench.batch import PADDING, UNSCORED, Batch, Ints, trim
 from seqbench.errors import UsageError
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
@@ -46,7 +46,7 @@ class MQAR(GeneratedTask):
 
     def check(self) -> None:
         """A key is used once per sequence, so there must be enough of them."""
-        if max(self.pairs) > self.keys:
+        if max(self.pairs, default=0) > self.keys:
             raise UsageError(
                 f"task.pairs={max(self.pairs)}: needs as many keys; raise task.keys (now {self.keys})"
             )
@@ -98,3 +98,11 @@ class MQAR(GeneratedTask):
         ids_BT = np.concatenate([shown_BT, ids_BQ], axis=1)
         targets_BT = np.concatenate([np.full_like(shown_BT, UNSCORED), answers_BQ], axis=1)
         return trim(Batch(ids_BT, 2 * pairs + queries_B, targets_BT))
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Write down each value under the key before it, then look every key up."""
+        ids_BT, rows = batch.ids_BT, np.arange(len(batch.ids_BT))[:, None]
+        row, place = np.nonzero(ids_BT > self.keys)
+        table_BK = np.zeros((len(ids_BT), self.vocabulary_size), dtype=np.int64)
+        table_BK[row, ids_BT[row, place - 1]] = ids_BT[row, place] - 1 - self.keys
+        return table_BK[rows, ids_BT]

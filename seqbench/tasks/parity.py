@@ -52,3 +52,8 @@ class Parity(FormalTask):
     def draw(self, rng: np.random.Generator, lengths_B: Ints) -> Batch:
         ids_BT = symbols(rng, lengths_B, 2)
         return Batch(ids_BT, lengths_B, (ids_BT == 2).sum(1) % 2)
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Flip once for every b."""
+        odd_B: Ints = np.logical_xor.reduce(batch.ids_BT == 2, axis=1).astype(np.int64)
+        return odd_B

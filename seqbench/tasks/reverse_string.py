@@ -76,6 +76,13 @@ class ReverseString(FormalTask):
         ids_BT[steps_T >= 2 * n_B1] = PADDING
         return Batch(ids_BT, 2 * lengths_B, targets_BT)
 
+    def oracle(self, batch: Batch) -> Ints:
+        """As many symbols as are left on the stack after taking one for each query so far."""
+        ids_BT = batch.ids_BT
+        query_BT = ids_BT == ASK
+        left_BT = np.count_nonzero((ids_BT > 0) & ~query_BT, axis=1)[:, None] - np.cumsum(query_BT, axis=1)
+        return np.take_along_axis(ids_BT, np.maximum(left_BT, 0), axis=1) - 1
+
 
 def most_frequent_symbol(longest: int) -> float:
     """Exact best accuracy of a model that knows how many a's and b's there are, but not their order.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch
+from seqbench.batch import UNSCORED, Batch, Ints
 from seqbench.errors import UsageError
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
@@ -49,7 +49,7 @@ class SelectiveCopy(GeneratedTask):
 
     def check(self) -> None:
         """Every symbol needs a position of its own."""
-        if self.items > min(self.lengths):
+        if self.items > min(self.lengths, default=self.items):
             raise UsageError(
                 f"task.lengths={min(self.lengths)}: has no room for task.items={self.items}; raise it"
             )
@@ -91,3 +91,11 @@ class SelectiveCopy(GeneratedTask):
         targets_BT = np.full_like(ids_BT, UNSCORED)
         targets_BT[:, length + 1 :] = symbols_BK
         return Batch(ids_BT, np.full(examples, ids_BT.shape[1]), targets_BT)
+
+    def oracle(self, batch: Batch) -> Ints:
+        """The n-th query asks for the n-th token that is a symbol."""
+        ids_BT = batch.ids_BT
+        symbols_first_BT = np.argsort(ids_BT > self.symbols, axis=1, kind="stable")
+        nth_BT = np.cumsum(ids_BT == self.symbols + 3, axis=1) - 1
+        asked_BT = np.take_along_axis(symbols_first_BT, np.maximum(nth_BT, 0), axis=1)
+        return np.take_along_axis(ids_BT, asked_BT, axis=1) - 1

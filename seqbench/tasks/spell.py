@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, TokenRows
+from seqbench.batch import UNSCORED, Batch, Ints, TokenRows
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.tasks.base import Card, Data, FixedData, TaskConfig
@@ -111,6 +112,32 @@ class Spell(TaskConfig):
         return FixedData(
             dict.fromkeys(("train", "valid", "test"), rows), self.vocabulary_size, self.classes, seed
         )
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Look the number up in a list of names put together from word stems."""
+        answers_NT = answer_table(self.largest)
+        return answers_NT[batch.ids_BT[:, 0] - 1, : batch.ids_BT.shape[1]]
+
+
+@functools.cache
+def answer_table(largest: int) -> Ints:
+    """The classes asked for each number, ``(N, T)``; written apart from :func:`spelled`, to check it.
+
+    >>> answer_table(1).tolist()  # stop, then e n o r z: zero, one
+    [[5, 1, 4, 3, 0], [3, 2, 1, 0, -1]]
+    """
+    units = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    stems = ["six", "seven", "eigh", "nine"]
+    teens = ["ten", "eleven", "twelve", *(f"{stem}teen" for stem in ["thir", "four", "fif", *stems])]
+    tens = [f"{stem}ty" for stem in ["twen", "thir", "for", "fif", *stems]]
+    names = units + teens + [f"{ten}-{unit}".removesuffix("-zero") for ten in tens for unit in units]
+    names += [f"{unit} hundred {name}".removesuffix(" zero") for unit in units[1:] for name in names]
+    names = names[: largest + 1]
+    order = sorted(set("".join(names)))
+    table_NT = np.full((len(names), max(map(len, names)) + 1), UNSCORED)
+    for row_T, name in zip(table_NT, names, strict=True):
+        row_T[: len(name) + 1] = [*(1 + order.index(character) for character in name), 0]
+    return table_NT
 
 
 def floors(answers: list[list[str]]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import PADDING, UNSCORED, Batch
+from seqbench.batch import PADDING, UNSCORED, Batch, Ints
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.tasks.base import Card, GeneratedTask
@@ -118,6 +118,12 @@ class Tagging(GeneratedTask):
         padding_BT = np.arange(shape[1]) >= lengths_B[:, None]
         ids_BT[padding_BT], tags_BT[padding_BT] = PADDING, UNSCORED
         return Batch(ids_BT, lengths_B, tags_BT)
+
+    def oracle(self, batch: Batch) -> Ints:
+        """Brackets opened so far less brackets closed so far."""
+        open_BT: Ints = np.cumsum(batch.ids_BT == self.words + _OPEN, axis=1)
+        open_BT -= np.cumsum(batch.ids_BT == self.words + _CLOSE, axis=1)
+        return open_BT
 
 
 def _shortest(longest: int) -> int:

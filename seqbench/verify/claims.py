@@ -12,7 +12,7 @@ from seqbench.verify import exact
 if TYPE_CHECKING:
     from seqbench.report.frame import Sweep
 
-CONFIRMED, REFUTED, CANNOT_TELL = "confirmed", "refuted", "cannot tell"
+CONFIRMED, REFUTED, CANNOT_TELL, NOT_TRIED = "confirmed", "refuted", "cannot tell", "not tried"
 _LEVEL = 0.05
 
 
@@ -50,6 +50,7 @@ class Trained:
         model: which of its models is meant.
         holds: whether a run, by its number in the sweep's table of runs, does what the sentence says.
         told: the number that is shown for each run.
+        needs: data that must be at hand, as an option of the command; empty: none.
     """
 
     sentence: str
@@ -58,6 +59,7 @@ class Trained:
     model: str
     holds: Callable[[float], bool]
     told: Callable[[Sweep, str], dict[int, float]]
+    needs: str = ""
 
     def judge(self, sweep: Sweep) -> Verdict:
         """Test whether more than half of all seeds would hold (exact binomial test, one-sided)."""
@@ -76,17 +78,17 @@ class Trained:
         return Verdict(REFUTED if refuted else CANNOT_TELL, evidence)
 
 
-def accuracy(sweep: Sweep, model: str) -> dict[int, float]:
-    """Test accuracy of each seed."""
+def test_score(sweep: Sweep, model: str) -> dict[int, float]:
+    """Test score of each seed."""
     runs = sweep.training[(sweep.training["model"] == model) & (sweep.training["status"] == "done")]
-    return {int(row["seed"]): float(row["test_accuracy"]) for row in runs.to_dict("records")}
+    return {int(row["seed"]): float(row["test_score"]) for row in runs.to_dict("records")}
 
 
 def farthest(sweep: Sweep, model: str) -> dict[int, float]:
-    """Accuracy of each seed on the extra test set that is farthest from training."""
+    """Score of each seed on the extra test set that is farthest from training."""
     table = sweep.table("slices")
     mine = table[(table["label"] == model) & (table["value"] == table["value"].max())]
-    return {int(row["seed"]): float(row["accuracy"]) for row in mine.to_dict("records")}
+    return {int(row["seed"]): float(row["score"]) for row in mine.to_dict("records")}
 
 
 def _recall_floor() -> float:
@@ -97,6 +99,11 @@ def _recall_floor() -> float:
 _ORDER = "-m experiment=order_at_distance seeds=5"
 _RECALL = "-m experiment=recall_at_the_floor seeds=5"
 _LENGTH = "-m experiment=length_generalisation seeds=5"
+_ADDING = "-m experiment=adding_at_fifty seeds=5"
+_REVIEWS = "-m task=imdb model=bag seeds=5"
+_ARJOVSKY = "Arjovsky et al. 2016 (1511.06464), section 5.2 (scaled to T=50)"
+_SOLVED_SUM, _UNSOLVED_SUM = 0.01, 0.05  # mean squared errors; always answering the mean has 1/6
+_LEAST_BAG, _MOST_BAG = 0.85, 0.90
 _HOCHREITER = "Hochreiter & Schmidhuber 1997, experiment 6a (scaled)"
 _ZOOLOGY = "Arora et al. 2023, Zoology (2312.04927)"
 _CHOMSKY = "Deletang et al. 2023 (2207.02098), table 1"
@@ -128,23 +135,23 @@ CLAIMS: tuple[Exact | Trained, ...] = (
     ),
     Trained(
         "A tanh RNN does not learn temporal order at length 64.",
-        _HOCHREITER, _ORDER, "rnn", lambda score: score < 0.7, accuracy,
+        _HOCHREITER, _ORDER, "rnn", lambda score: score < 0.7, test_score,
     ),
     Trained(
         "A GRU learns temporal order at length 64.",
-        _HOCHREITER, _ORDER, "gru", lambda score: score > 0.99, accuracy,
+        _HOCHREITER, _ORDER, "gru", lambda score: score > 0.99, test_score,
     ),
     Trained(
         "A Transformer learns temporal order at length 64.",
-        _HOCHREITER, _ORDER, "transformer", lambda score: score > 0.99, accuracy,
+        _HOCHREITER, _ORDER, "transformer", lambda score: score > 0.99, test_score,
     ),
     Trained(
         "On mqar with 8 pairs an LSTM gets no farther than knowing the values without their keys.",
-        _ZOOLOGY, _RECALL, "lstm", lambda score: score < _recall_floor() + 0.03, accuracy,
+        _ZOOLOGY, _RECALL, "lstm", lambda score: score < _recall_floor() + 0.03, test_score,
     ),
     Trained(
         "On mqar with 8 pairs a two-layer causal Transformer recalls every value.",
-        _ZOOLOGY, _RECALL, "transformer", lambda score: score > 0.99, accuracy,
+        _ZOOLOGY, _RECALL, "transformer", lambda score: score > 0.99, test_score,
     ),
     Trained(
         "An LSTM trained on parity up to length 40 solves it at length 160.",
@@ -157,5 +164,26 @@ CLAIMS: tuple[Exact | Trained, ...] = (
     Trained(
         "A Transformer trained on parity up to length 40 is near chance at length 160.",
         _CHOMSKY, _LENGTH, "transformer", lambda score: score < 0.65, farthest,
+    ),
+    Trained(
+        "An LSTM learns the adding problem at T=50 to a mean squared error below 0.01.",
+        _ARJOVSKY, _ADDING, "lstm", lambda error: error < _SOLVED_SUM, test_score,
+    ),
+    Trained(
+        "A GRU learns the adding problem at T=50 to a mean squared error below 0.01.",
+        _ARJOVSKY, _ADDING, "gru", lambda error: error < _SOLVED_SUM, test_score,
+    ),
+    Trained(
+        "A Transformer learns the adding problem at T=50 to a mean squared error below 0.01.",
+        _ARJOVSKY, _ADDING, "transformer", lambda error: error < _SOLVED_SUM, test_score,
+    ),
+    Trained(
+        "A tanh RNN does not learn the adding problem at T=50: its mean squared error stays above 0.05.",
+        _ARJOVSKY, _ADDING, "rnn", lambda error: error > _UNSOLVED_SUM, test_score,
+    ),
+    Trained(
+        "On IMDb a bag of embeddings reaches a test accuracy between 0.85 and 0.90.",
+        "pytorch-sentiment-analysis tutorial: 0.858 at other settings", _REVIEWS, "bag",
+        lambda score: _LEAST_BAG < score < _MOST_BAG, test_score, needs="--imdb",
     ),
 )  # fmt: skip

@@ -330,7 +330,8 @@ _NAMES = (
 )  # fmt: skip
 _QUICK = [
     "task=temporal_order", "task.lengths=[8]", "train.steps=2", "train.eval_every=2", "train.eval_examples=8",
-    "train.test_examples=8", "model.hidden=4", "seeds=1", "speed.enabled=false", "sweep=s",
+    "train.test_examples=8", "model.hidden=4", "seeds=1", "speed.enabled=false", "canaries=false",
+    "sweep=s",
 ]  # fmt: skip
 
 

@@ -104,7 +104,7 @@ COMMAND = [
     "faulty.py", "-m", "model=faulty", "model.place=0,1,2", "model.hidden=4", "task=temporal_order",
     "task.lengths=[8]", "train.steps=8", "train.eval_every=4", "train.eval_examples=8",
     "train.test_examples=8", "train.log_every=1", "seeds=1", "speed.enabled=false", "workers=1",
-    "limit.time_s=6", "limit.memory_mib=600", "sweep=s",
+    "limit.time_s=6", "limit.memory_mib=600", "canaries=false", "sweep=s",
 ]  # fmt: skip
 
 

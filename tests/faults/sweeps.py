@@ -22,7 +22,7 @@ COMMAND = [
     "-m", "seqbench", "-m", "model=rnn,lstm,transformer", "task=temporal_order", "task.lengths=[8,40]",
     "train.steps=600", "train.eval_every=100", "train.eval_examples=64", "train.test_examples=64",
     "train.stop_when_solved=false", "seeds=2", "match.target=2000", "network.dropout=0.1", "speed.lengths=[]",
-    "speed.seconds=0", "checkpoint_s=0", "sweep=s",
+    "speed.seconds=0", "checkpoint_s=0", "canaries=false", "sweep=s",
 ]  # fmt: skip
 ACKNOWLEDGED = re.compile(r"^\[ *\d+/\d+\] done +(?P<label>\S.*?\S) +(accuracy|speed measured)", re.MULTILINE)
 KILLS_IN_A_ROW = 10

@@ -1,4 +1,4 @@
-"""Learning curves: held-out accuracy against the training step, one panel per rung."""
+"""Learning curves: held-out score against the training step, one panel per rung."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import TOLERANCE, Cell, same
+from seqbench.report.summary import Cell, same
 from seqbench.report.task import Task
 from seqbench.report.verdict import at, words_list
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plot(sweep: Sweep, task: Task, grid: list[Cell], number: int) -> Plot | None:
     """The learning curves of a task, or None without evaluations."""
     table = sweep.table("evaluations")
-    table = table[(table["task"] == task.key) & table["accuracy"].notna() & table["step"].notna()]
+    table = table[(table["task"] == task.key) & table["score"].notna() & table["step"].notna()]
     if table.empty:
         return None
     lines = "the dotted lines are the task's floors" if task.floors(task.rungs[-1]) else "no floors are known"
@@ -32,19 +32,19 @@ def plot(sweep: Sweep, task: Task, grid: list[Cell], number: int) -> Plot | None
         draw=lambda: draw(table, task, sweep.labels),
         how=(
             "each thin line is one seed, the thick line their median; a run that has solved the task stops, "
-            f"and its last value is carried on in the median; accuracy on held-out sequences, {lines}"
+            f"and its last value is carried on in the median; {task.metric.name} on held-out sequences, "
+            f"{lines}"
         ),
         shows=shows(task, [cell for cell in grid if cell.task is task], sweep.labels),
     )
 
 
 def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
-    """Draw ``step, accuracy, label, seed, rung`` as small multiples."""
+    """Draw ``step, score, label, seed, rung`` as small multiples."""
     chosen = {label: style for label, style in theme.styles(labels).items() if label in set(table["label"])}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     rungs = [rung for rung in task.rungs if same(table["rung"], rung).any()]
-    known = [*table["accuracy"], *(value for rung in rungs for value in task.floors(rung).values())]
-    lowest = 0.0 if task.solved_at is not None else max(0.0, min(known) - 0.02)
+    known = [*table["score"], *(value for rung in rungs for value in task.floors(rung).values())]
     height = 2.1 if len(rungs) > 1 else 2.9
     figure, axes = theme.panels(len(rungs), height, chosen, sharex=True, sharey=True)
     for panel, rung in zip(axes, rungs, strict=True):
@@ -53,10 +53,10 @@ def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
             _curves(panel, here[here["label"] == label], style)
         theme.levels(panel, task.floors(rung), task.points(rung))
         panel.set_title(task.at(rung))
-        panel.set_ylim(lowest - 0.03, 1.05)
+        theme.score_axis(panel, task.metric, known, whole=task.solved_at is not None)
         panel.set_xlim(0, float(table["step"].max()) * 1.02)
     figure.supxlabel("training step", fontsize=9)
-    figure.supylabel("held-out accuracy", fontsize=9)
+    figure.supylabel(f"held-out {task.metric.name}", fontsize=9)
     theme.legend(figure, chosen)
     return figure
 
@@ -68,10 +68,10 @@ def _curves(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
     import seaborn as sns
 
     sns.lineplot(
-        curves, x="step", y="accuracy", units="seed", estimator=None, ax=panel, color=style.colour,
+        curves, x="step", y="score", units="seed", estimator=None, ax=panel, color=style.colour,
         linewidth=0.7, alpha=0.45, legend=False,
     )  # fmt: skip
-    wide = curves.pivot_table(index="step", columns="seed", values="accuracy").ffill()
+    wide = curves.pivot_table(index="step", columns="seed", values="score").ffill()
     panel.plot(wide.index, wide.median(axis=1), **style.marked(), markersize=3.2)
     panel.set(xlabel="", ylabel="")
 
@@ -90,7 +90,7 @@ def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
     sentences += stuck(task, grid, labels) + unfinished(task, grid, labels)
     if task.solved_at is None:
         sentences += [
-            f"{cell.label} ends at {cell.accuracy.mean:.3f} on the test set."
+            f"{cell.label} ends at {task.metric.shown(cell.score.mean)} on the test set."
             for cell in grid
             if cell.finished
         ]
@@ -99,7 +99,7 @@ def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
 
 def unfinished(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:
     """Models that end below a floor which needs less than the task asks: slow learning is part of that."""
-    if task.solved_at is None:
+    if task.solved_at is None or not task.metric.higher:
         return []
     names = dict.fromkeys(name for rung in task.rungs for name in list(task.floors(rung))[1:])
     found = []
@@ -108,12 +108,12 @@ def unfinished(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:
             cell
             for cell in grid
             if cell.finished and not cell.solved
-            and cell.accuracy.mean < task.floors(cell.rung).get(name, 0.0) - TOLERANCE
+            and cell.score.mean < task.floors(cell.rung).get(name, 0.0) - task.metric.margin
         ]  # fmt: skip
         told = []
         for label in labels:
             mine = [
-                f"{cell.accuracy.mean:.2f}" + (at(task, cell.rung, " at ") if len(task.rungs) > 1 else "")
+                f"{cell.score.mean:.2f}" + (at(task, cell.rung, " at ") if len(task.rungs) > 1 else "")
                 for cell in below
                 if cell.label == label
             ]

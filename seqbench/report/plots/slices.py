@@ -1,4 +1,4 @@
-"""Beyond training: accuracy on test sets that are longer, or hold more, than what was trained on."""
+"""Beyond training: scores on test sets that are longer, or hold more, than what was trained on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from seqbench.report.verdict import at, words_list
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KEPT = 0.05  # an accuracy this close to that in training's range counts as kept
+_KEPT = 2.5  # margins by which a score may be worse than in training's range and still count as kept
 
 
 def plot(sweep: Sweep, task: Task, number: int) -> Plot | None:
-    """Accuracy along the task's slice axis at its highest rung; None without such test sets."""
+    """Scores along the task's slice axis at its highest rung; None without such test sets."""
     table = sweep.table("slices")
     table = table[(table["task"] == task.key) & same(table["rung"], task.rungs[-1])]
-    table = table[table["value"].gt(0) & table["accuracy"].between(0, 1)]
+    table = table[table["value"].gt(0) & table["score"].notna()]
     axis = clean(task.card.get("slice_axis") or "value", 20)
     if table["value"].nunique() < 2:
         return None
@@ -41,54 +41,57 @@ def plot(sweep: Sweep, task: Task, number: int) -> Plot | None:
             f"the largest {axis} in training, so right of it the models extrapolate; lines are means over "
             "seeds, small dots single seeds; models are moved apart a little so that none hides another"
         ),
-        shows=shows(table, axis, trained_to, min(task.floors(task.rungs[-1]).values(), default=0.0)),
+        shows=shows(table, axis, trained_to, task),
     )
 
 
 def draw(table: pd.DataFrame, task: Task, axis: str, trained_to: float | None, labels: list[str]) -> Figure:
-    """Draw ``label, value, accuracy, seed``."""
+    """Draw ``label, value, score, seed``."""
     chosen = {k: v for k, v in theme.styles(labels).items() if k in set(table["label"])}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, axes = theme.panels(1, 2.7, chosen)
     panel = axes[0]
     for number, (label, style) in enumerate(chosen.items()):
         mine = table[table["label"] == label]
-        line = mine.groupby("value")["accuracy"].mean()
+        line = mine.groupby("value")["score"].mean()
         apart = 2.0 ** (0.04 * (number - (len(chosen) - 1) / 2))
         panel.plot(line.index * apart, line, **style.marked())
-        panel.plot(
-            mine["value"] * apart, mine["accuracy"], "o", color=style.colour, markersize=2.2, alpha=0.6
-        )
+        panel.plot(mine["value"] * apart, mine["score"], "o", color=style.colour, markersize=2.2, alpha=0.6)
     if trained_to is not None:
         panel.axvline(trained_to, color="0.5", linewidth=0.9, linestyle=(0, (4, 3)))
     values = sorted(set(table["value"]))
     panel.set_xscale("log", base=2)
     panel.set_xticks(values, [f"{value:g}" for value in values])
-    panel.minorticks_off()
-    panel.set_ylim(-0.04, 1.06)
-    panel.set_title("mean test accuracy over seeds")
-    theme.levels(panel, dict(list(task.floors(task.rungs[-1]).items())[:1]))  # others depend on the value
+    panel.xaxis.minorticks_off()
+    floor = dict(list(task.floors(task.rungs[-1]).items())[:1])  # others depend on the value
+    theme.score_axis(panel, task.metric, [*table["score"], *floor.values()], whole=True)
+    panel.set_title(f"mean test {task.metric.short} over seeds")
+    theme.levels(panel, floor)
     figure.supxlabel(axis, fontsize=9)
     theme.legend(figure, chosen)
     return figure
 
 
-def shows(table: pd.DataFrame, axis: str, trained_to: float | None, floor: float) -> str:
-    """Who keeps its accuracy at the far end, what the others fall to, and who had learned nothing to keep."""
+def shows(table: pd.DataFrame, axis: str, trained_to: float | None, task: Task) -> str:
+    """Who keeps its score at the far end, what the others fall to, and who had learned nothing to keep."""
     far = float(table["value"].max())
     if trained_to is None or far <= trained_to:
         return ""
     kept: list[str] = []
     lost: list[str] = []
     idle: list[str] = []
+    metric, floors = task.metric, task.floors(task.rungs[-1])
+    near = (_KEPT if metric.higher else -_KEPT) * metric.tolerance(floors)
+    floor = next(iter(floors.values()), 0.0 if metric.higher else metric.most)
     for label, mine in table.groupby("label", sort=False):
-        means = mine.groupby("value")["accuracy"].mean()
+        means = mine.groupby("value")["score"].mean()
         inside = means[means.index <= trained_to]
         if far not in means.index or not len(inside):
             continue
         best = float(inside.iloc[-1])
-        words = f"{label} ({best:.2f} to {means[far]:.2f})"
-        group = idle if best <= floor + _KEPT else kept if means[far] >= best - _KEPT else lost
+        words = f"{label} ({metric.shown(best, fewer=1)} to {metric.shown(means[far], fewer=1)})"
+        keeps = metric.reaches(means[far], best - near)
+        group = idle if metric.reaches(floor + near, best) else kept if keeps else lost
         group.append(str(label) if group is idle else words)
     told = (
         [f"{words_list(kept)} keep{_s(kept)} what {'it' if len(kept) == 1 else 'they'} reached"]
