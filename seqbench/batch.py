@@ -6,6 +6,7 @@ Shape letters: B batch, T time. Id 0 is padding and nothing else; padding stands
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,42 +62,44 @@ class Batch:
         """The batch itself, once it is known to be one.
 
         Raises:
-            UsageError: a length, id, value or target is out of range, or padding is not where it should be.
+            UsageError: a shape, type, length, id, value or target is not what it must be, or padding is not
+                where it should be.
         """
-        ids_BT, lengths_B = self.ids_BT, self.lengths_B
-        time = ids_BT.shape[1]
-        valid_BT = np.arange(time) < lengths_B[:, None]
-        for broken, what in (
-            (any(x.dtype != np.int64 for x in (ids_BT, lengths_B)), "an array is not int64"),
-            (((lengths_B < 1) | (lengths_B > time)).any(), f"a length is outside 1..{time}"),
-            (
-                ((ids_BT < 0) | (ids_BT >= vocabulary_size)).any(),
-                f"an id is outside 0..{vocabulary_size - 1}",
-            ),
-            (
-                (valid_BT != (ids_BT != PADDING)).any(),
-                "padding (id 0) stands inside a sequence, or none after it",
-            ),
-            *self._target_faults(classes),
-            *self._value_faults(valid_BT, features),
-        ):
+        faults = itertools.chain(
+            self._id_faults(vocabulary_size), self._target_faults(classes), self._value_faults(features)
+        )
+        for broken, what in faults:  # later ones may rely on earlier ones
             if broken:
                 raise UsageError(f"the task gave a bad batch: {what}")
         return self
 
-    def _target_faults(self, classes: int) -> Iterator[tuple[bool, str]]:
-        targets = self.targets
+    def _id_faults(self, vocabulary_size: int) -> Iterator[tuple[Any, str]]:
+        ids_BT, lengths_B = self.ids_BT, self.lengths_B
+        yield any(x.dtype != np.int64 for x in (ids_BT, lengths_B)), "an array is not int64"
+        yield ids_BT.ndim != 2 or not ids_BT.size, f"ids have the shape {ids_BT.shape}, expected (B, T)"
+        batch, time = ids_BT.shape
+        yield lengths_B.shape != (batch,), f"{lengths_B.shape} lengths for {batch} sequences"
+        yield ((lengths_B < 1) | (lengths_B > time)).any(), f"a length is outside 1..{time}"
+        outside = (ids_BT < 0) | (ids_BT >= vocabulary_size)
+        yield outside.any(), f"an id is outside 0..{vocabulary_size - 1}"
+        misplaced = self._within() != (ids_BT != PADDING)
+        yield misplaced.any(), "padding (id 0) stands inside a sequence, or none after it"
+
+    def _target_faults(self, classes: int) -> Iterator[tuple[Any, str]]:
+        targets, (batch, time) = self.targets, self.ids_BT.shape
+        shapes = [(batch,)] if self.asks_numbers else [(batch,), (batch, time)]
+        yield targets.shape not in shapes, f"targets have the shape {targets.shape} for ids {batch, time}"
         if self.asks_numbers:
-            yield targets.dtype != np.float64 or targets.ndim != 1, "a number to predict is not float64 (B,)"
+            yield targets.dtype != np.float64, "a number to predict is not float64"
             yield not np.isfinite(targets).all(), "a number to predict is not finite"
             yield classes != 1, "numbers are to be predicted, so the task has one output: classes = 1"
             return
-        scored = targets[targets != UNSCORED] if targets.ndim == 2 else targets
         yield targets.dtype != np.int64, "an array is not int64"
+        scored = targets[targets != UNSCORED] if targets.ndim == 2 else targets
         yield len(scored) == 0, "no answer is asked"
-        yield bool(((scored < 0) | (scored >= classes)).any()), f"a target is outside 0..{classes - 1}"
+        yield ((scored < 0) | (scored >= classes)).any(), f"a target is outside 0..{classes - 1}"
 
-    def _value_faults(self, valid_BT: npt.NDArray[np.bool_], features: int) -> Iterator[tuple[bool, str]]:
+    def _value_faults(self, features: int) -> Iterator[tuple[Any, str]]:
         values_BTF = self.values_BTF
         if values_BTF is None:
             yield features > 0, f"no values, but {features} features were announced"
@@ -105,7 +108,12 @@ class Batch:
         yield values_BTF.shape != shape, f"values have the shape {values_BTF.shape}, expected {shape}"
         yield values_BTF.dtype != np.float32, "values are not float32"
         yield not np.isfinite(values_BTF).all(), "a value is not finite"
-        yield bool(values_BTF[~valid_BT].any()), "a value at padding is not 0"
+        yield values_BTF[~self._within()].any(), "a value at padding is not 0"
+
+    def _within(self) -> npt.NDArray[np.bool_]:
+        """Which steps lie within each sequence's length."""
+        valid_BT: npt.NDArray[np.bool_] = np.arange(self.ids_BT.shape[1]) < self.lengths_B[:, None]
+        return valid_BT
 
     def digest(self) -> str:
         """Fingerprint of the batch, to show that two models saw the same data."""

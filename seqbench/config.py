@@ -49,7 +49,7 @@ class TrainConfig:
         256, "held-out sequences of each extra test, longer than in training, say (fresh data)", minimum=1
     )
     stop_when_solved: bool = setting(True, "stop once task.solved_at is reached twice in a row")
-    keep_best: bool = setting(False, "test the weights with the best validation accuracy")
+    keep_best: bool = setting(False, "test the weights with the best validation score")
     log_every: int = setting(10, "steps between synchronisations for logging", unit="steps", minimum=1)
 
 

@@ -16,6 +16,7 @@ _INTRO = """seqbench compares sequence-model architectures and says what the com
 
   python -m seqbench -m model=rnn,lstm,gru,transformer       the built-in default, no download
   python -m seqbench -m task=imdb model=bilstm,bag seeds=1   real reviews from the hub (task.path=... local)
+  python -m seqbench -m task=text task.path=FILE model=lstm,bag   your own labelled texts; charlm: any text
   python -m seqbench.report runs/SWEEP                       the report again, from the records alone
   python -m seqbench.tasks [NAME]                            what a task is: definition, source, floors
 

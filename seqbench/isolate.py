@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -33,6 +35,7 @@ _DYING_S = 0.5  # a killed process group lets go of its locks only once its memo
 _LOST = 255  # what multiprocessing says of a child whose server can no longer tell
 _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
+_LONGEST_TMPDIR = 64
 
 
 @dataclass
@@ -77,6 +80,7 @@ def warm_server() -> multiprocessing.context.ForkServerContext:
     Ctrl-C in a terminal goes to the whole process group: the server and its children do not listen, since the
     sweep ends them itself.
     """
+    _short_socket_names()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["seqbench.warm"])
     resource_tracker.ensure_running()  # unblocks Ctrl-C when it starts, so it goes first
@@ -86,6 +90,18 @@ def warm_server() -> multiprocessing.context.ForkServerContext:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
     return context
+
+
+def _short_socket_names() -> None:
+    """Put the server's sockets below /tmp where TMPDIR is too long: a socket's path has 107 bytes at most."""
+    wanted = tempfile.gettempdir()
+    if len(os.fsencode(wanted)) <= _LONGEST_TMPDIR:
+        return
+    tempfile.tempdir = "/tmp"
+    try:
+        multiprocessing.util.get_temp_dir()  # made once, and taken away at the end
+    finally:
+        tempfile.tempdir = wanted
 
 
 class Pool:

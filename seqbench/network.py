@@ -35,7 +35,7 @@ class Values(nn.Linear):
 
     def forward(self, values_BTF: Tensor, mask_BT: Tensor) -> Tensor:  # type: ignore[override]
         vectors_BTD = super().forward(values_BTF.to(self.weight.dtype))
-        return vectors_BTD * mask_BT.unsqueeze(2)
+        return vectors_BTD.masked_fill(~mask_BT.unsqueeze(2), 0.0)
 
 
 class Network(nn.Module):

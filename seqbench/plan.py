@@ -90,8 +90,8 @@ def companions(jobs: list[Job]) -> list[Job]:
 
 
 def _training(job: Job, sweep: Path) -> list[Unit]:
-    rungs = [_at(job, task) for task in job.task.rungs()]
-    return [_unit("train", (one,), seed, sweep) for seed in job.seeds for one in rungs]
+    rungs, ground = [_at(job, task) for task in job.task.rungs()], ground_of(job)
+    return [_unit("train", (one,), seed, sweep, ground) for seed in job.seeds for one in rungs]
 
 
 def _timing(job: Job, sweep: Path) -> Unit:
@@ -103,7 +103,7 @@ def _timing(job: Job, sweep: Path) -> Unit:
         extended = dataclasses.replace(job.task, **ladder)
         extended.check()
         tasks = extended.rungs()
-    return _unit("speed", tuple(_at(job, task) for task in tasks), job.seeds[0], sweep)
+    return _unit("speed", tuple(_at(job, task) for task in tasks), job.seeds[0], sweep, ground_of(job))
 
 
 def _at(job: Job, task: Any) -> Job:
@@ -112,13 +112,12 @@ def _at(job: Job, task: Any) -> Job:
     return one
 
 
-def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path) -> Unit:
+def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path, ground: dict[str, str]) -> Unit:
     job = jobs[0]
     rung = job.task.rung() if kind == "train" else None
     step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
     label = f"{job.model.variant()} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
     asked = store.digest({"kind": kind, "seed": seed, "jobs": [_asked(kind, one) for one in jobs]})
-    ground = ground_of(job)
     identity = store.digest({"asked": asked, "ground": ground})
     folder = sweep / records.folder_name(label, identity)
     return Unit(kind, jobs, seed, label, asked, ground, identity, folder, environment.code_sha256())

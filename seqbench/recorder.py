@@ -222,7 +222,8 @@ class Recorder:
 
     def _write(self, network: Network, data: Data) -> None:
         """Let a network that predicts next tokens write a text, for the reader."""
-        if writer := data.writer():
+        writer = data.writer()
+        if writer is not None and math.isfinite(float(self.metrics["test_loss"] or 0.0)):
             drawn = number(self.unit.seed, "generate")
             ids = generate(network, writer.prompt_T, _SAMPLE_TOKENS, writer.window, writer.next_id, drawn)
             self.metrics["sample"] = writer.spelled(ids)

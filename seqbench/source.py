@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqbench.errors import UsageError
-from seqbench.source_formats import FORMATS, Columns, Row, kind_of, opened, read_file, read_txt, unreadable
+from seqbench.source_formats import FORMATS, kind_of, opened, read_file, read_txt, unreadable
+from seqbench.source_rows import Columns, Row, is_unicode
 
 MOST_FILES = 1_000_000
 _SHOWN_FILES = 8
@@ -131,6 +132,9 @@ def _listed(root: Path) -> list[Names]:
                     (waiting if inside else found).append((*place, entry.name))
                     if not inside and not entry.is_file(follow_symlinks=False):
                         _refuse_unusual(Path(entry.path))
+                    if not is_unicode(entry.name):
+                        told = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+                        raise UsageError(f"{told}: its name is not UTF-8: rename it")
         except OSError as error:
             raise unreadable(error.filename, error) from error
         if len(found) > MOST_FILES:

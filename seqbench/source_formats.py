@@ -4,7 +4,9 @@ Parquet goes through ``datasets``. CSV and JSON lines are read by the standard l
 turns "NA" into nothing, "123" into a number and a missing label into a fraction, and names no line when a
 file is wrong. Errors read ``file:line: reason: fix``; in Parquet, lines are rows.
 
-A label is its text: the whole number 3 and the text "3" are the same class, whatever the format.
+CSV and TSV differ in the separator alone. The first line names the columns; a text that holds the separator
+or a newline, or begins with a quote, is quoted, and quotes inside it are doubled; a blank line is no row.
+Files are UTF-8, with or without a byte order mark.
 """
 
 from __future__ import annotations
@@ -18,18 +20,15 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqbench.errors import UsageError, nearest
+from seqbench.errors import UsageError
+from seqbench.source_rows import SEPARATORS, Columns, Row, checked_row, is_unicode, places_of, short
 
-SEPARATORS = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|"}
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-LONGEST_LABEL = 200
 _ROWS_AT_ONCE = 1000
-_SHOWN_NAMES, _SHOWN = 20, 40
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -38,24 +37,6 @@ _KINDS = {
     stat.S_IFDIR: "a folder",
 }
 _NEWLINE = re.compile(rb"\r\n|\r|\n")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A text, its label, and where they stand ("file:line"), for errors."""
-
-    place: str
-    text: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The names of the two columns that are read, and what stands between columns of a CSV file."""
-
-    text: str
-    label: str
-    separator: str = "auto"  # by the file's name, or a name of SEPARATORS
 
 
 def read_file(file: Path, columns: Columns) -> Iterator[Row]:
@@ -162,7 +143,7 @@ def _read_csv(file: Path, columns: Columns) -> Iterator[Row]:
         place, header = next(rows, ("", []))
         if not header:
             raise UsageError(f"{file}: the file is empty: give it a line with the columns' names, and rows")
-        text, label = _found(header, columns, place, _hint(header, columns, separator))
+        text, label = places_of(header, columns, place, _hint(header, columns, separator))
         for place, cells in rows:
             if len(cells) != len(header):
                 raise UsageError(
@@ -232,10 +213,10 @@ def _json_row(place: str, line: str, columns: Columns) -> Row:
         raise UsageError(f"{place}: not JSON ({reason}): write one object per line") from error
     if not isinstance(value, dict):
         raise UsageError(f"{place}: a {type(value).__name__}, expected an object: write one object per line")
-    _found(list(value), columns, place)
+    places_of(list(value), columns, place)
     row = checked_row(place, value[columns.text], value[columns.label], columns)
     for name, content in ((columns.text, row.text), (columns.label, row.label)):
-        if not _is_unicode(content):
+        if not is_unicode(content):
             raise UsageError(f"{place}: '{name}' holds half a character (\\ud800 to \\udfff): write it whole")
     return row
 
@@ -249,17 +230,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(_short(next(name for name in names if names.count(name) > 1)))
+        raise _Twice(short(next(name for name in names if names.count(name) > 1)))
     return found
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written in UTF-8; JSON can name halves of characters, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # Parquet
@@ -278,7 +250,7 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
             raise UsageError(
                 f"{file}: not a readable Parquet file ({_first_line(error)}): copy it again"
             ) from error
-    _found(names, columns, str(file))
+    places_of(names, columns, str(file))
     if metadata.num_rows == 0:
         return  # datasets fails on a file without rows
     with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
@@ -298,7 +270,7 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
 
 def dataset_rows(table: Any, place: str, columns: Columns) -> Iterator[Row]:
     """Rows of a ``datasets.Dataset``; a class label that has no name (-1, say) counts as missing."""
-    _found(table.column_names, columns, place)
+    places_of(table.column_names, columns, place)
     names = getattr(table.features[columns.label], "names", None)
     number = 0
     for batch in table.select_columns([columns.text, columns.label]).with_format("arrow").iter(_ROWS_AT_ONCE):
@@ -321,73 +293,6 @@ def _plain(column: Any, place: str, before: int) -> list[Any]:
                 raise UsageError(f"{place}:{number}: not UTF-8: write texts as UTF-8") from None
         raise
     return values
-
-
-# What makes a row
-
-
-def checked_row(place: str, text: Any, label: Any, columns: Columns) -> Row:
-    """A row, once text and label are what they should be; neither is ever changed.
-
-    Raises:
-        UsageError: says what stands there instead.
-    """
-    if not isinstance(text, str):
-        raise UsageError(
-            f"{place}: '{columns.text}' is {_kind(text)}, expected a text: "
-            "mend the row, or set task.text_column"
-        )
-    if not text or text.isspace():
-        raise UsageError(f"{place}: the text is empty: remove the row or write its text")
-    return Row(place, text, _label(place, label, columns))
-
-
-def _label(place: str, label: Any, columns: Columns) -> str:
-    """A label as text: names as they are, whole numbers in digits, true and false as in JSON."""
-    if isinstance(label, bool):
-        return "true" if label else "false"
-    if isinstance(label, int):
-        return str(label)
-    if not isinstance(label, str):
-        fix = "write whole numbers or names" if isinstance(label, float) else "mend the row"
-        raise UsageError(
-            f"{place}: '{columns.label}' is {_kind(label)}, expected a whole number or a name: "
-            f"{fix}, or set task.label_column"
-        )
-    if not label or label.isspace():
-        raise UsageError(f"{place}: the label is empty: remove the row or write its label")
-    if label.strip() != label:
-        raise UsageError(f"{place}: the label {_short(label)!r} has blanks around it: take them out")
-    if len(label) > LONGEST_LABEL:
-        raise UsageError(
-            f"{place}: a label of {len(label):,} characters, at most {LONGEST_LABEL}: set task.label_column"
-        )
-    return label
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else f"{value!r:.40} ({type(value).__name__})"
-
-
-def _found(names: Sequence[str], columns: Columns, place: str, fix: str = "") -> list[int]:
-    """Where the two columns stand.
-
-    Raises:
-        UsageError: one is not there, or twice; names the columns there and the nearest one.
-    """
-    for option, name in (("text_column", columns.text), ("label_column", columns.label)):
-        if names.count(name) > 1:
-            raise UsageError(f"{place}: {names.count(name)} columns are called '{name}': rename all but one")
-        if name not in names:
-            there = nearest(name, [_short(other) for other in names[:_SHOWN_NAMES]] or ["none"])
-            raise UsageError(f"{place}: no column '{name}'; {there}: {fix or f'set task.{option}'}")
-    return [names.index(name) for name in (columns.text, columns.label)]
-
-
-def _short(name: str) -> str:
-    """A name from a file as it may stand in an error: in one line, of sensible length."""
-    line = "".join(c if c.isprintable() else " " for c in name[:_SHOWN])
-    return line if len(name) <= _SHOWN else f"{line}..."
 
 
 def _counted(number: int, what: str) -> str:

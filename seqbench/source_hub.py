@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from seqbench.errors import UsageError, nearest
-from seqbench.source_formats import Columns, Row, dataset_rows
+from seqbench.source_formats import dataset_rows
+from seqbench.source_rows import Columns, Row
 
 PROBE_S = 2.0
 ENDPOINT = "https://huggingface.co"

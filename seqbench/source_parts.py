@@ -14,7 +14,7 @@ import numpy.typing as npt
 from seqbench import text
 from seqbench.errors import UsageError
 from seqbench.seeds import stream
-from seqbench.source_formats import Row
+from seqbench.source_rows import Row
 
 Index = npt.NDArray[np.int64]
 
@@ -32,10 +32,13 @@ class LabelledTexts:
     Attributes:
         where: what the source is called in errors.
         texts: the tokenised texts; nothing else is kept of a text but a hash.
+        told_by: what tells the classes, for errors.
     """
 
-    def __init__(self, where: str, texts: text.Interned | text.LastBytes) -> None:
-        self.where, self.texts = where, texts
+    def __init__(
+        self, where: str, texts: text.Interned | text.LastBytes, told_by: str = "task.label_column"
+    ) -> None:
+        self.where, self.texts, self.told_by = where, texts, told_by
         self._number: dict[str, int] = {}  # of each label, in the order of first sight
         self._labels = array("i")
         self._hashes = array("Q")
@@ -71,8 +74,8 @@ class LabelledTexts:
         if len(self._number) < 2:
             only = ", ".join(map(_shown, self._number))
             raise UsageError(
-                f"{self.where}: 1 class ({only}), expected 2 or more: "
-                "set task.label_column to a column with several values"
+                f"{self.where}: 1 class ({only}), expected 2 or more: add texts of another class, or check "
+                f"what tells the classes ({self.told_by})"
             )
         self._refuse_two_spellings()
         if all(_WHOLE_NUMBER.fullmatch(label) for label in self._number):
@@ -105,7 +108,7 @@ class LabelledTexts:
         parts = dict(self._splits)
         lacks = [part for part in ("test", "valid") if part not in parts]
         for split, rows in parts.items():
-            self._refuse_few(split, targets[rows], 1 + len(lacks) if split == "train" else 1)
+            self._refuse_few(split, targets[rows], lacks if split == "train" else [])
         rng = stream(_SPLIT_SEED, "split")
         for part in lacks:
             share = TEST_SHARE if part == "test" else valid_share
@@ -114,18 +117,22 @@ class LabelledTexts:
         self._refuse_wordless(parts["train"])
         return {part: parts[part] for part in ("train", "valid", "test")}
 
-    def _refuse_few(self, split: str, targets: Index, least: int) -> None:
-        """Each class must occur at least ``least`` times."""
+    def _refuse_few(self, split: str, targets: Index, cuts: list[str]) -> None:
+        """Each class must occur once, and once more for each part that is cut off."""
+        least = 1 + len(cuts)
         counts = np.bincount(targets, minlength=len(self._number)).tolist()
         few = [(label, n) for label, n in zip(self.classes(), counts, strict=True) if n < least]
         if not few:
             return
         label, count = few[0]
-        others = f", and {len(few) - 1} more of {len(counts)} classes have too few" if len(few) > 1 else ""
-        why = {3: " (to train on, validate and test)", 2: " (to train on and validate)"}.get(least, "")
+        others = f"; {len(few) - 1} more of {len(counts)} classes have too few" if len(few) > 1 else ""
+        why = {"": "", "test": " (to train and test on)", "valid": " (to train and validate on)"}.get(
+            "".join(cuts), " (to train, validate and test on)"
+        )
         raise UsageError(
             f"{self.where}: class {_shown(label)} has {count} row{'s' * (count != 1)} in the {split} split, "
-            f"needs {least}{why}{others}: give it more rows, take the class out, or set task.label_column"
+            f"needs {least}{why}{others}: give it more rows, take the class out, or check what tells the "
+            f"classes ({self.told_by})"
         )
 
     def _refuse_wordless(self, train: Index) -> None:

@@ -81,7 +81,12 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
             _forget(units)
         reused = {unit.identity for unit in units if finished(unit) is not None}
     todo = [unit for unit in units if unit.identity not in reused]
-    _prepare(todo)
+    try:
+        _prepare(todo)
+    except UsageError:
+        with contextlib.suppress(OSError):  # it holds what earlier commands left
+            folder.rmdir()
+        raise
     own = ledger.describe(jobs, units, folder.name, program(), command)
     planned, remark = ledger.write(folder, own)
     say(console, _opening(folder, len(units), len(reused), len(planned["runs"])))

@@ -150,9 +150,14 @@ def test_seeds_share_what_is_held_out_and_differ_in_what_is_drawn(tmp_path):
     assert len({*digests(one), *digests(other)}) == 4
     for part in ("valid", "test"):
         assert [b.digest() for b in one.held_out(part, 64)] == [b.digest() for b in other.held_out(part, 64)]
-    read = [text for text, _ in windows(one, one.probe(8))]
-    valid = one.spelled(one._cached["valid"])
-    assert all(text in valid for text in read)
+
+
+def test_probes_look_at_validation(tmp_path):
+    known = counting(60)
+    data = opened(tmp_path, known + known[::-1] + known, window=5, valid_share=1 / 3, test_share=1 / 3)
+    batch = data.probe(500).checked(data.vocabulary_size, data.classes)
+    assert (np.diff(batch.ids_BT, axis=1) == -1).all()  # only there the order is reversed
+    assert set(batch.ids_BT[:, 0] - FIRST) == set(range(5, 60))
 
 
 def test_the_first_batch_is_pinned(tmp_path):
@@ -295,12 +300,13 @@ def test_shakespeare_is_read_whole_and_its_floors_equal_a_slow_count(tmp_path):
 # What cannot be used
 
 
-def refusal(folder: Path, **settings) -> str:
-    """The one line with which a text is refused, without the folder."""
+def refusal(folder: Path, *, at_once: bool = False, **settings) -> str:
+    """The one line with which a text is refused (``at_once``: before it is prepared), without the folder."""
     task = CharLM(**{"window": 4, **settings})
     with pytest.raises(UsageError) as refused:
         check(task, "task.")
-        task.prepare(folder)
+        if not at_once:
+            task.prepare(folder)
     line = str(refused.value)
     assert "\n" not in line
     assert not (folder / "charlm").exists()  # nothing is cached of what is refused
@@ -357,11 +363,9 @@ def test_places_that_are_no_file_are_refused_in_one_line(tmp_path):
         "fifo": "fifo: a pipe, expected a file: copy what it gives into one",
         "a\0b": "task.path=a\0b: embedded null byte: give a text file that is there",
     }.items():
-        assert refusal(tmp_path, path=str(tmp_path / name)) == line
-    assert (
-        refusal(tmp_path, path="/dev/zero")
-        == "/dev/zero: a device, expected a file: copy what it gives into one"
-    )
+        assert refusal(tmp_path, at_once=True, path=str(tmp_path / name)) == line
+    line = "/dev/zero: a device, expected a file: copy what it gives into one"
+    assert refusal(tmp_path, at_once=True, path="/dev/zero") == line
 
 
 def test_paths_that_say_nothing_are_refused_in_one_line(tmp_path, monkeypatch):

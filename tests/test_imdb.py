@@ -18,8 +18,8 @@ from seqbench.cache import Cached
 from seqbench.errors import UsageError
 from seqbench.schema import check
 from seqbench.source import find_files, fingerprint, read_files
-from seqbench.source_formats import Columns
 from seqbench.source_hub import HubDataset, newest_commit
+from seqbench.source_rows import Columns
 from seqbench.tasks import imdb
 from seqbench.tasks.imdb import IMDb
 from seqbench.tasks.text import Text

@@ -515,3 +515,11 @@ def wait_until(condition, timeout_s=60.0):
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
+
+
+def test_a_long_tmpdir_is_no_obstacle(run_python, tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    words = ["-m", "seqbench", "model=rnn", *TINY, "seeds=1", "speed.enabled=false"]
+    result = run_python(*words, TMPDIR=str(long))
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -447,8 +447,17 @@ def with_value(value: float, place: tuple[int, int, int] = (0, 1, 1)) -> np.ndar
 @pytest.mark.parametrize(
     ("change", "sizes", "reason"),
     [
-        ({"targets": np.array([0.5, -1.0], np.float32)}, {}, "a number to predict is not float64 (B,)"),
-        ({"targets": np.array([[0.5], [-1.0]])}, {}, "a number to predict is not float64 (B,)"),
+        ({"lengths_B": np.array([3])}, {}, "(1,) lengths for 2 sequences"),
+        ({"targets": np.array([0.5, -1.0], np.float32)}, {}, "a number to predict is not float64"),
+        ({"targets": np.array([[0.5], [-1.0]])}, {}, "targets have the shape (2, 1) for ids (2, 3)"),
+        ({"targets": np.array([0.5])}, {}, "targets have the shape (1,) for ids (2, 3)"),
+        ({"targets": np.array([0] * 5)}, {}, "targets have the shape (5,) for ids (2, 3)"),
+        ({"targets": np.zeros((2, 7), np.int64)}, {}, "targets have the shape (2, 7) for ids (2, 3)"),
+        (
+            {"values_BTF": GOOD["values_BTF"][:, :2]},
+            {},
+            "values have the shape (2, 2, 2), expected (2, 3, 2)",
+        ),
         ({"targets": np.array([0.5, np.nan])}, {}, "a number to predict is not finite"),
         ({"targets": np.array([np.inf, 0.5])}, {}, "a number to predict is not finite"),
         ({}, {"classes": 2}, "numbers are to be predicted, so the task has one output: classes = 1"),

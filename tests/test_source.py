@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqbench import source, source_formats
+from seqbench import source, source_formats, source_rows
 from seqbench.errors import UsageError
 from seqbench.source import DataFile, content_sha256, find_files, fingerprint, read_files
-from seqbench.source_formats import FORMATS, SEPARATORS, Columns
+from seqbench.source_formats import FORMATS
+from seqbench.source_rows import SEPARATORS, Columns
 
 COLUMNS = Columns("text", "label")
 Rows = Sequence[tuple[object, object]]
@@ -102,7 +103,7 @@ def test_odd_texts_stay_what_they_are_in_files_of_their_own(tmp_path):
 VISIBLE = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1).filter(
     lambda text: not text.isspace()
 )
-LABEL = VISIBLE.map(str.strip).filter(lambda label: 0 < len(label) <= source_formats.LONGEST_LABEL)
+LABEL = VISIBLE.map(str.strip).filter(lambda label: 0 < len(label) <= source_rows.LONGEST_LABEL)
 ANY_ROWS = st.lists(st.tuples(VISIBLE, LABEL), min_size=1, max_size=12)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FEW = settings(MANY, max_examples=15)  # datasets takes its time for a file
@@ -364,9 +365,14 @@ def test_the_fingerprint_of_folders_knows_texts_and_classes(tmp_path):
 
 def test_a_file_is_hashed_again_once_it_changed(tmp_path, monkeypatch):
     file = layout(tmp_path, "a.csv") / "a.csv"
-    before = content_sha256(file)
-    file.write_text("text,label\nA,b\n")  # as long, and within one tick of the file system's clock
-    assert content_sha256(file) != before
+    now = time.time_ns()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            source, "_signature", lambda _: (1, now)
+        )  # all within one tick of the file system's clock
+        before = content_sha256(file)
+        file.write_text("text,label\nA,b\n")
+        assert content_sha256(file) != before
     later = time.time_ns() + 10_000_000_000
     monkeypatch.setattr(source.time, "time_ns", lambda: later)
     settled = content_sha256(file)

@@ -18,18 +18,19 @@ from seqbench.cache import Cached
 from seqbench.errors import UsageError
 from seqbench.schema import check
 from seqbench.source import find_files, read_files
-from seqbench.source_formats import Columns
+from seqbench.source_rows import Columns
 from seqbench.tasks.text import Text
 
 GOOD = b"good,1\nbad,0\n" * 10
 HEAD = b"text,label\n"
 LINE = b'{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n'
 REMOVE = "remove the row or write its text"
-TWO_LABELS = "set task.label_column to a column with several values"
+TWO_LABELS = "add texts of another class, or check what tells the classes (task.label_column)"
 QUOTES = "text goes on after a closing quote: quote the whole text, and double the quotes inside it"
 BY_NAME = "or give one file by its name"
-MORE = "give it more rows, take the class out, or set task.label_column"
-THREE = "needs 3 (to train on, validate and test)"
+MORE = "give it more rows, take the class out, or check what tells the classes (task.label_column)"
+THREE = "needs 3 (to train, validate and test on)"
+FOLDERS = "check what tells the classes (a folder per class)"
 
 # What is in the file, and the line with which it is refused. tests/faults reads this table too.
 BAD_FILES: dict[str, tuple[bytes, str]] = {
@@ -100,10 +101,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
         "set task.separator=comma",
     ),
     "wide.csv": (
-        b",".join(b"a column with a rather long name %d" % n for n in range(100)) + b"\n",
-        "wide.csv:1: no column 'text'; choices: "
-        + ", ".join(sorted(f"a column with a rather long name {n}" for n in range(20)))
-        + ": set task.text_column",
+        b",".join(b"a column with a rather long name %d" % n for n in range(100)) + b",texts\n",
+        "wide.csv:1: no column 'text'; did you mean 'texts'? choices: "
+        + ", ".join(sorted(f"a column with a rather long name {n}" for n in range(19)))
+        + ", texts and 81 more: set task.text_column",
     ),
     # rows
     "more.csv": (
@@ -190,7 +191,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "one.csv": (HEAD + b"good,1\n" * 9, f"one.csv: 1 class ('1'), expected 2 or more: {TWO_LABELS}"),
     "tiny.csv": (
         HEAD + b"good,1\nbad,0\n",
-        f"tiny.csv: class '0' has 1 row in the train split, {THREE}, and 1 more of 2 classes have too few: "
+        f"tiny.csv: class '0' has 1 row in the train split, {THREE}; 1 more of 2 classes have too few: "
         f"{MORE}",
     ),
     "rare.csv": (
@@ -199,12 +200,12 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     ),
     "ids.csv": (
         HEAD + b"".join(b"text %d,%d\n" % (n, n) for n in range(50)),
-        f"ids.csv: class '0' has 1 row in the train split, {THREE}, and 49 more of 50 classes have too few: "
+        f"ids.csv: class '0' has 1 row in the train split, {THREE}; 49 more of 50 classes have too few: "
         f"{MORE}",
     ),
     "scores.csv": (
         HEAD + b"good,0.91\nbad,0.13\nso,0.5\n",
-        f"scores.csv: class '0.13' has 1 row in the train split, {THREE}, and 2 more of 3 classes have too "
+        f"scores.csv: class '0.13' has 1 row in the train split, {THREE}; 2 more of 3 classes have too "
         f"few: {MORE}",
     ),
     "spelling.csv": (
@@ -592,7 +593,15 @@ BAD_PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "given test": (
         given(train=[*BOTH, ("so", 2)], test=[*BOTH, ("so", 2)]),
-        f"d: class '2' has 1 row in the train split, needs 2 (to train on and validate): {MORE}",
+        f"d: class '2' has 1 row in the train split, needs 2 (to train and validate on): {MORE}",
+    ),
+    "given valid": (
+        given(train=[*BOTH, ("so", 2)], valid=[*BOTH, ("so", 2)]),
+        f"d: class '2' has 1 row in the train split, needs 2 (to train and test on): {MORE}",
+    ),
+    "name": (
+        named(os.fsdecode(b"caf\xe9.csv")),
+        "d/caf\\xe9.csv: its name is not UTF-8: rename it",
     ),
     "nested": (
         named("pos/a/1.txt", "neg/1.txt"),
@@ -600,7 +609,7 @@ BAD_PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "one class": (
         named("docs/1.txt", "docs/2.txt", content=b"good"),
-        f"d: 1 class ('docs'), expected 2 or more: {TWO_LABELS}",
+        f"d: 1 class ('docs'), expected 2 or more: add texts of another class, or {FOLDERS}",
     ),
     "empty class": (
         lambda folder: (classes()(folder) / "so").mkdir() or folder,
@@ -626,7 +635,8 @@ BAD_PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "rare class": (
         classes((b"so so", "so/1.txt")),
-        f"d: class 'so' has 1 row in the train split, {THREE}: {MORE}",
+        f"d: class 'so' has 1 row in the train split, {THREE}: "
+        f"give it more rows, take the class out, or {FOLDERS}",
     ),
 }
 
@@ -645,7 +655,7 @@ def test_an_unusable_place_is_refused_in_one_line(tmp_path, name):
 def test_a_path_without_a_word_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refusal(Path("~nobody-of-that-name/x.csv"), tmp_path).startswith(
-        "task.path=~nobody-of-that-name/x.csv: Could not determine home directory"
+        "task.path=~nobody-of-that-name/x.csv: no such user: write the path out"
     )
     with pytest.raises(UsageError, match=r"^task\.path=: expected a file or folder: give one$"):
         check(Text(path=""))

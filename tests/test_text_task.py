@@ -123,7 +123,7 @@ def test_what_is_not_given_is_cut_off_and_the_card_says_so(tmp_path, splits, siz
     seed=st.integers(0, 99),
 )
 def test_every_text_is_in_one_part_and_every_part_has_every_class(counts, share, given_splits, seed):
-    from seqbench.source import Row
+    from seqbench.source_rows import Row
 
     read = LabelledTexts("here", Interned())
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
@@ -233,11 +233,11 @@ def test_texts_without_words_become_one_unknown_word_and_are_counted(tmp_path):
 def test_repeated_texts_are_counted_and_kept(tmp_path):
     write_jsonl(tmp_path / "d" / "train.jsonl", TRAIN)
     write_jsonl(tmp_path / "d" / "valid.jsonl", [*TRAIN[:5], *VALID])
-    write_jsonl(tmp_path / "d" / "test.jsonl", [*TRAIN[:3], TRAIN[0], *TEST])
+    write_jsonl(tmp_path / "d" / "test.jsonl", [*TRAIN[:3], TRAIN[0], VALID[0], *TEST])
     notes = prepared(tmp_path / "d", tmp_path).open(0, tmp_path).notes
-    assert notes["texts of the test part that stand in the others too"] == 4
+    assert notes["texts of the test part that stand in the others too"] == 5
     assert notes["texts of the validation part that stand in training too"] == 5
-    assert notes["texts in the test part"] == 14
+    assert notes["texts in the test part"] == 15
 
 
 def test_repeated_texts_are_counted_across_a_cut_too(tmp_path):
@@ -296,7 +296,7 @@ def test_many_classes_are_counted_in_short(tmp_path, classes, each):
 
 def test_texts_are_neither_kept_in_memory_nor_in_the_way_of_a_long_one():
     read = LabelledTexts("here", LastBytes(limit=10))
-    from seqbench.source import Row
+    from seqbench.source_rows import Row
 
     tracemalloc.start()
     try:
@@ -468,6 +468,18 @@ def test_a_damaged_cache_is_rebuilt_never_trusted(folder, tmp_path, damage, by):
     assert spelled(task, tmp_path, "train") == before
     Cached(file).verify()
     assert [path.name for path in file.parent.iterdir()] == [file.name]  # nothing half-written is left
+
+
+def test_a_damaged_test_part_is_found_before_training_and_not_after_it(folder, tmp_path):
+    task = prepared(folder, tmp_path)
+    file = cached_file(tmp_path)
+    good = file.read_bytes()
+    middle = good.index(b"test_targets.npy") + 150
+    file.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
+    with pytest.raises(DamagedCache):
+        task.open(0, tmp_path).held_out("test", 1)
+    task.prepare(tmp_path)
+    task.open(0, tmp_path).held_out("test", 1)
 
 
 def test_the_cache_is_keyed_by_content_and_settings(folder, tmp_path):

@@ -49,7 +49,7 @@ def _as_good(task: Task, rung: int | None, runs: pd.DataFrame) -> list[str]:
         return []
     best = float(means.max() if metric.higher else means.min())
     exact = [value for name, value in floors.items() if "(measured)" not in name]
-    nothing = exact[0] if exact else None
+    nothing = exact[-1] if exact else None  # whoever is no better has not learned the point
     return [
         f"{label} on {task.at(rung)} ({metric.shown(score)})"
         for label, score in runs[blind].groupby("label")["score"].mean().items()

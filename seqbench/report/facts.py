@@ -46,7 +46,7 @@ def failures(sweep: Sweep) -> list[Failure]:
 
 def run_name(row: Mapping[Any, Any]) -> str:
     """A run in words."""
-    rung = "" if row["rung"] is pd.NA else f" {row['rung']}"
+    rung = "" if pd.isna(row["rung"]) else f" {row['rung']}"
     kind = "speed" if row["kind"] == "speed" else f"seed {row['seed']}"
     return f"{row['label']} {row['task']}{rung} {kind}"
 
@@ -314,7 +314,7 @@ def hashes(sweep: Sweep) -> list[tuple[str, str, str]]:
     rows = known.drop_duplicates(["task", "rung", "seed", "first_batch_sha256", "data_sha256"])
     found = []
     for row in rows.sort_values(["task", "rung", "seed"]).to_dict("records"):
-        rung = "" if row["rung"] is pd.NA else f" {row['rung']}"
+        rung = "" if pd.isna(row["rung"]) else f" {row['rung']}"
         place = f"{row['task']}{rung} seed {row['seed']}"
         found.append((place, str(row["first_batch_sha256"])[:16], str(row["data_sha256"])[:16]))
     return found

@@ -40,6 +40,15 @@ def described(cls: type[TaskConfig]) -> str:
     return "\n\n".join([*parts, *([textwrap.indent(example(cls), "  ")] if example(cls) else [])])
 
 
+def usable(task: TaskConfig) -> bool:
+    """Whether its settings go together, and nothing is missing."""
+    try:
+        schema.check(task, "task.")
+    except UsageError:
+        return False
+    return True
+
+
 def variants(cls: type[TaskConfig]) -> Iterator[tuple[TaskConfig, list[str]]]:
     """The task as it comes, then with every choice that changes the id; and the words that choose it."""
     choices = {
@@ -51,10 +60,8 @@ def variants(cls: type[TaskConfig]) -> Iterator[tuple[TaskConfig, list[str]]]:
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
         task = cls(**chosen)
-        try:
-            schema.check(task, "task.")
-        except UsageError:
-            continue  # choices that do not go together
+        if not usable(task) and usable(cls()):
+            continue  # choices that do not go together; where even the defaults need a file, all are shown
         task = task.rungs()[0]
         if task.card().id not in seen:
             seen.add(task.card().id)

@@ -9,8 +9,8 @@ from seqbench import source
 from seqbench.errors import UsageError
 from seqbench.registry import register
 from seqbench.schema import setting
-from seqbench.source_formats import Columns
 from seqbench.source_hub import HubDataset
+from seqbench.source_rows import Columns
 from seqbench.tasks.base import Card
 from seqbench.tasks.text_base import TextTask
 

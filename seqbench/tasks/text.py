@@ -10,8 +10,8 @@ from seqbench.errors import UsageError
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.source import LocalFiles
-from seqbench.source_formats import SEPARATORS, Columns
 from seqbench.source_hub import HubDataset
+from seqbench.source_rows import SEPARATORS, Columns
 from seqbench.tasks.base import Card
 from seqbench.tasks.text_base import TextTask
 

@@ -16,9 +16,9 @@ from seqbench.cache import Cached, DamagedCache, save
 from seqbench.errors import UsageError
 from seqbench.schema import setting
 from seqbench.source import LocalFiles
-from seqbench.source_formats import Columns, Row
 from seqbench.source_hub import HubDataset
 from seqbench.source_parts import TEST_SHARE, Index, LabelledTexts
+from seqbench.source_rows import Columns, Row
 from seqbench.tasks.base import Data, FixedData, TaskConfig
 
 CACHE_VERSION = 3  # changes whenever the same settings and files would give other arrays
@@ -91,7 +91,7 @@ class TextTask(TaskConfig):
         try:
             return Path(self.path).expanduser()
         except RuntimeError as error:
-            raise UsageError(f"task.path={self.path}: {error}: write the path out") from error
+            raise UsageError(f"task.path={self.path}: no such user: write the path out") from error
 
     @property
     def longest(self) -> int:
@@ -119,7 +119,7 @@ class TextTask(TaskConfig):
                 f"{self.longest:,} bytes of each text"
             )
         return (
-            "lower-case words, '!' and '?'; "
+            "lower-case words (runs of letters and digits), '!' and '?', while all else only separates; "
             f"the {self.vocabulary_limit - text.FIRST_WORD:,} most frequent words of the training part, and "
             f"one id for all others; the last {self.longest:,} words of each text"
         )
@@ -219,7 +219,8 @@ class TextTask(TaskConfig):
         """All texts of the source."""
         where = self.pinned().name if self.path is None else self.path
         kind = text.Interned() if self.tokens == "word" else text.LastBytes(self.longest)
-        texts = LabelledTexts(where, kind)
+        by_folder = self.path is not None and self.files().per_class
+        texts = LabelledTexts(where, kind, "a folder per class" if by_folder else "task.label_column")
         for split, rows in self._rows().items():
             texts.read(split, rows)
         return texts

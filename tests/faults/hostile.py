@@ -28,7 +28,7 @@ from seqbench import cli, hooks
 from seqbench.errors import UsageError
 from seqbench.report import __main__ as report
 from seqbench.schema import check
-from seqbench.tasks.imdb import IMDb
+from seqbench.tasks.text import Text
 
 # The command line in this process
 
@@ -178,7 +178,7 @@ def _python(folder: Path, *args: str, **variables: str) -> subprocess.CompletedP
 def bad_inputs(size: int, folder: Path, rng: random.Random) -> Figure:
     """Every bad command line and data file that is known, or ``size`` of them; each has one right verdict."""
     from test_cli import SLIPS
-    from test_imdb import BAD_FILES
+    from test_text_files import BAD_FILES
 
     lines: list[tuple[list[str], str]] = [(line.split(" "), said) for line, said in SLIPS.items()]
     lines += bad_words(folder)
@@ -211,12 +211,12 @@ def _file_verdict(file: Path, content: bytes, expected: str) -> str:
     """What is wrong with the refusal of a bad data file."""
     file.write_bytes(content)
     try:
-        task = IMDb(path=str(file))
+        task = Text(path=str(file))
         check(task, "task.")
         task.prepare(file.parent / "cache")
     except UsageError as error:
         said = str(error).replace(f"{file.parent}/", "")
-        right = said.startswith(expected) and "\n" not in said and not (file.parent / "cache/imdb").exists()
+        right = said.startswith(expected) and "\n" not in said and not (file.parent / "cache").exists()
         return "" if right else f"expected {expected!r}, got {said!r}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -31,7 +31,7 @@ def plot(task: Task, grid: list[Cell], labels: list[str], number: int) -> Plot |
         how=(
             f"the axis of {task.symbol} is logarithmic; points of different models are moved apart a little "
             "so that none hides another, and small dots are single seeds; bars at the share of solved runs "
-            "are Wilson's 95 % intervals; a line that meets a floor has reached the end of what the model can "
+            "are Wilson's 95 % intervals; a line that meets a floor has reached the end of what a model can "
             "do within this budget"
         ),
         shows=shows(task, mine, labels),
