@@ -53,10 +53,11 @@ class Batch:
         """Whether the answers are numbers (regression) and not classes."""
         return self.targets.dtype.kind == "f"
 
-    def head(self, examples: int) -> Batch:
-        """The first examples."""
-        values_BTF = None if self.values_BTF is None else self.values_BTF[:examples]
-        return Batch(self.ids_BT[:examples], self.lengths_B[:examples], self.targets[:examples], values_BTF)
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the examples, with their padding."""
+        some = slice(start, stop)
+        values_BTF = None if self.values_BTF is None else self.values_BTF[some]
+        return Batch(self.ids_BT[some], self.lengths_B[some], self.targets[some], values_BTF)
 
     def checked(self, vocabulary_size: int, classes: int, features: int = 0) -> Batch:
         """The batch itself, once it is known to be one.

@@ -22,7 +22,7 @@ def check_contract(network: Network, batch: Batch) -> None:
     Raises:
         ContractBroken: logits change when padding is added, or a causal encoder reads later inputs.
     """
-    few = batch.head(_ROWS)
+    few = batch.rows(0, _ROWS)
     was_training = network.training
     network.eval()
     with torch.no_grad():

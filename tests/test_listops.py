@@ -97,7 +97,7 @@ def test_the_docstring_shows_rows_that_the_reader_solves(row, answer):
 def test_the_first_batch_of_seed_0_is_pinned():
     """Numbers are comparable only while the definition stands; a changed hash is a changed task."""
     digest = next(ListOps().open(0, NOWHERE).train(32)).digest()
-    assert digest == "83a05cba1ec1e138a7debdbb21ae31ffeefa47eae2e8e064144d73378335f008"
+    assert digest == "17fec7b910fdc635373265bf9f9473d2405294b831152fb5e2b10c1aa65100d0"
 
 
 @pytest.mark.parametrize("examples", [1, 7, 300])

@@ -174,7 +174,7 @@ FIRST_BATCHES = {
         "c0e9eb56950040c0c31be909cfb591410b420428f3e67b92704b376f5ad3fd4c",
     ),
     "spell": (Spell(), "cad7cc08e96f749db2b9a80f041a7e37d0d7bdb599c772596e3de598cdd7caee"),
-    "tagging": (Tagging(), "826b08cb6657fd22d7cfd3aeb1c13f8009d95c35996285b7079ff6a9a243c93d"),
+    "tagging": (Tagging(), "d5a02b5b5325baa556c0f0df926b8ba25bf38088377bd0f0745274f2a5ff10fd"),
 }
 
 

@@ -493,7 +493,7 @@ def test_numbers_keep_their_place_when_a_batch_is_cut_or_widened():
     assert not wide.values_BTF[:, 3:].any()
     assert wide.checked(2, 1, 2)
     assert trim(wide).digest() == batch.digest()
-    head = wide.head(1)
+    head = wide.rows(0, 1)
     assert np.array_equal(head.values_BTF, wide.values_BTF[:1])
     assert head.targets.tolist() == [0.5]
     tensors = batch.tensors()
@@ -601,7 +601,7 @@ def test_numbers_are_scored_by_the_mean_squared_error_over_all_and_no_accuracy()
     network = network_of(lookup("model", "lstm")(), dropout=0.5).train()
     whole = numbers()
     parts = [
-        whole.head(3),
+        whole.rows(0, 3),
         Batch(*(a[3:] for a in (whole.ids_BT, whole.lengths_B, whole.targets, whole.values_BTF))),
     ]
     score = evaluate(network, [part.tensors() for part in parts])

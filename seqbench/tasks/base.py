@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from seqbench.batch import Batch, Ints, Rows, bucketed, in_length_order
+from seqbench.batch import Batch, Ints, Rows, bucketed, in_length_order, trim
 from seqbench.metric import ACCURACY, METRICS, Goal
 from seqbench.schema import setting
 from seqbench.seeds import stream
@@ -192,6 +192,8 @@ class TaskConfig:
 class GeneratedTask(TaskConfig):
     """A task whose examples are drawn afresh: implement :meth:`sample` and the two sizes."""
 
+    batches_at_once: ClassVar[int] = 1  # drawn together for training, where many small draws cost too much
+
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids, padding (0) included."""
@@ -227,9 +229,13 @@ class FreshData(Data):
         self.features = task.features
 
     def train(self, batch_size: int) -> Iterator[Batch]:
-        rng = stream(self.seed, "train")
-        while True:
+        rng, several = stream(self.seed, "train"), self.task.batches_at_once
+        while several == 1:
             yield self.task.sample(rng, batch_size)
+        while True:
+            block = self.task.sample(rng, several * batch_size)
+            for start in range(0, several * batch_size, batch_size):
+                yield trim(block.rows(start, start + batch_size))
 
     def held_out(self, split: str, examples: int) -> list[Batch]:
         rng = stream(self.seed, split)

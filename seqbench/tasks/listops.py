@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class ListOps(GeneratedTask):
     >>> " ".join(TOKENS[token] for token in batch.ids_BT[0]), batch.targets.tolist()
     ('[MED 6 [MAX 9 6 ] ]', [7])
     """
+
+    batches_at_once: ClassVar[int] = 8
 
     name: str = "listops"
     solved_at: float | None = setting(0.998, "held-out accuracy, twice in a row, that counts as solved")

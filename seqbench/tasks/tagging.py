@@ -31,6 +31,8 @@ class Tagging(GeneratedTask):
     ladder: ClassVar[str | None] = "lengths"
     ladder_symbol: ClassVar[str] = "T"
 
+    batches_at_once: ClassVar[int] = 8
+
     name: str = "tagging"
     solved_at: float | None = setting(0.998, "held-out accuracy, twice in a row, that counts as solved")
     lengths: list[int] = setting(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CONFIRMED, REFUTED, CANNOT_TELL, NOT_TRIED = "confirmed", "refuted", "cannot tell", "not tried"
 _LEVEL = 0.05
+_SMALL = 0.01
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Trained:
         numbers = self.told(sweep, self.model)
         planned = int((sweep.training["model"] == self.model).sum())
         good = sum(self.holds(number) for number in numbers.values())
-        shown = ", ".join(f"{number:.3f}" for _, number in sorted(numbers.items()))
+        shown = ", ".join(
+            f"{number:.3f}" if number >= _SMALL else f"{number:.1e}" for _, number in sorted(numbers.items())
+        )
         evidence = f"{good} of {planned} seeds: {shown}"
         if planned == 0 or len(numbers) < planned:
             return Verdict(CANNOT_TELL, f"{planned - len(numbers)} of {planned} runs did not end; {evidence}")
