@@ -184,3 +184,10 @@ def test_a_sample_is_shown_line_by_line_and_escaped(tmp_path):
 def test_without_a_sample_there_is_no_section(tmp_path, sample):
     run = number("gru", 0, 1.5, BITS_CARD, sample=sample)
     assert "What each model writes" not in render(swept(tmp_path / "s", [(run, {})]))
+
+
+@pytest.mark.parametrize(("loss", "said"), [(0.2, True), (0.002, False)])
+def test_the_headline_says_when_no_model_clears_a_floor(tmp_path, loss, said):
+    sweep = swept(tmp_path / "s", [(number("gru", 0, loss), {})])
+    words = 'The floor "always the mean" is 0.1667: no model does better.'
+    assert (words in headline(sweep, cells(sweep))) == said

@@ -257,7 +257,8 @@ def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
         metric = task.metric
         pick, most = (max, "highest") if metric.higher else (min, "lowest")
         best = pick(here, key=lambda cell: cell.score.mean)
-        return f"On {task.key}, {best.label} has the {most} {metric.name}: {metric.shown(best.score.mean)}."
+        told = f"On {task.key}, {best.label} has the {most} {metric.name}: {metric.shown(best.score.mean)}."
+        return told + _no_better(task, best)
     if task.rungs == [None] or len(task.rungs) == 1:
         solvers = [cell.label for cell in here if cell.solves]
         return f"{task.at(task.rungs[0])} is solved by {words_list(solvers) or 'no model'}."
@@ -274,6 +275,14 @@ def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
         f"{words_list(groups[r])} " + (f"to {task.symbol}={r}" if r is not None else "nowhere") for r in order
     ]
     return f"On {task.key}, at least half of the runs get through: {', '.join(parts)}."
+
+
+def _no_better(task: Task, best: Cell) -> str:
+    """The best floor, where the best model does not clear it."""
+    floors = task.floors(best.rung)
+    name, level = list(floors.items())[-1] if floors else ("", math.nan)
+    better = task.metric.reaches(level, best.score.mean)
+    return f' The floor "{name}" is {task.metric.shown(level)}: no model does better.' if better else ""
 
 
 def words_list(words: list[str]) -> str:
