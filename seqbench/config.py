@@ -103,7 +103,7 @@ class Job:
     canaries: bool = setting(
         True, "train a bag of tokens and a constant beside every comparison (one seed), as measured floors"
     )
-    probes: list[str] = setting(["gradient_flow"], "what to measure on each network")
+    probes: list[str] = setting(["gradient_flow", "state_flow"], "what to measure on each network")
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     workers: int | None = setting(
         None, "runs side by side, one thread each; null: one per core (one on a GPU)", minimum=1

@@ -70,6 +70,10 @@ class Network(nn.Module):
     def answer(self, x_BTD: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """The same from embedded tokens; probes differentiate with respect to them."""
         y_BTH, _ = self.encoder(self.drop(x_BTD), mask_BT=batch.mask_BT)
+        return self.read(y_BTH, batch)
+
+    def read(self, y_BTH: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """The same from the encoder's outputs."""
         if batch.targets.ndim == 2:
             scored_BT = batch.targets != UNSCORED
             return self.head(self.drop(y_BTH[scored_BT])), batch.targets[scored_BT]

@@ -35,7 +35,7 @@ from seqbench.secret import mask
 from seqbench.seeds import number
 from seqbench.speed import load_average, time_rung
 from seqbench.tasks.base import Data, TaskConfig
-from seqbench.train import Columns, Diverged, Outcome, extend, fit
+from seqbench.train import Columns, Diverged, Outcome, Snapshot, extend, fit
 
 _PROBE_EXAMPLES = 16
 _SAMPLE_TOKENS = 240
@@ -191,7 +191,8 @@ class Recorder:
         memory = PeakMeter(device)
         torch.manual_seed(number(seed, "dropout"))
         events = Events(self.unit.folder / records.EVENTS_FILE)
-        outcome = fit(network, data, job.train, job.task.goal(), device, events, self.checkpoint)
+        look = self._snapshot(data)
+        outcome = fit(network, data, job.train, job.task.goal(), device, events, self.checkpoint, look)
         training_bytes = memory.bytes()
         self._keep(outcome)
         self.metrics["training_memory_bytes"] = training_bytes
@@ -255,6 +256,10 @@ class Recorder:
 
     def _keep(self, outcome: Outcome) -> None:
         """Put what training left into the record."""
+        if outcome.snapshots:
+            moments = {"moment": [f"step {step}" for step in outcome.snapshots["step"]]}
+            taken = {name: column for name, column in outcome.snapshots.items() if name != "step"}
+            extend(self.tables["gradient_flow"], {**moments, **taken})
         self.tables |= {
             name: columns
             for name, columns in (
@@ -277,6 +282,22 @@ class Recorder:
             "first_batch_sha256": outcome.first_batch_sha256,
             "data_sha256": outcome.data_sha256,
         }
+
+    def _snapshot(self, data: Data) -> Snapshot | None:
+        """The gradient flow during training, where that probe was chosen and applies."""
+        if "gradient_flow" not in self.job.probes or "gradient_flow" not in self.tables:
+            return None
+        probe, batch = lookup("probe", "gradient_flow")(), data.probe(_PROBE_EXAMPLES)
+
+        def look(network: Network) -> Columns:
+            try:
+                columns: Columns = probe.measure(network, batch)
+            except Exception:  # like every probe, it must never cost the run it looks at
+                traceback.print_exc()
+                return {}
+            return columns
+
+        return look
 
     def _probe(self, network: Network, data: Data, moment: str) -> None:
         """Run every chosen probe; one that cannot measure this network says why."""

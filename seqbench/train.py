@@ -26,7 +26,8 @@ from seqbench.tasks.base import Data
 Columns = dict[str, list[Any]]
 _HASHED_BATCHES = 10
 _EXPLODED_LOSS = 1e4
-_TABLES = ("steps", "parameters", "evaluations")
+_TABLES = ("steps", "parameters", "evaluations", "snapshots")
+Snapshot = Callable[[Network], dict[str, list[Any]]]
 
 
 class Diverged(Exception):
@@ -48,6 +49,7 @@ class Outcome:
     steps: Columns = field(default_factory=dict)
     parameters: Columns = field(default_factory=dict)
     evaluations: Columns = field(default_factory=dict)
+    snapshots: Columns = field(default_factory=dict)  # what a probe found during training, with "step"
     steps_done: int = 0
     train_cpu_s: float = 0.0
     train_wall_s: float = 0.0
@@ -154,6 +156,7 @@ def fit(
     device: torch.device,
     report: Callable[[dict[str, Any]], None],
     checkpoint: Checkpoint | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Outcome:
     """Train until the budget is spent or the task is solved.
 
@@ -161,6 +164,7 @@ def fit(
         goal: what counts as better, and as solved.
         report: called with the progress after every logging interval.
         checkpoint: where to go on from, and to leave the state from time to time.
+        snapshot: looks at the network after 10, 30, 100, 300, ... steps and gives columns of numbers.
 
     Raises:
         Diverged: with what was logged so far in its ``outcome`` attribute.
@@ -181,6 +185,8 @@ def fit(
         while run.stepper.done < total:
             pause = min(next_stop(run.stepper.done, config), total)
             _steps(run.stepper, batches, pause, device, outcome)
+            if snapshot is not None and is_snapshot(pause) and pause < total:
+                run.look(snapshot)
             if pause % config.eval_every == 0 or pause == total:
                 run.judge(evaluate(network, valid))
             report(run.progress(total))
@@ -214,6 +220,12 @@ class Training:
             if self.stepper.config.keep_best:
                 self.best = copy.deepcopy(self.stepper.network.state_dict())
         _note_evaluation(outcome, score, self.goal)
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Keep what a probe finds now."""
+        columns = snapshot(self.stepper.network)
+        if rows := len(next(iter(columns.values()), [])):
+            extend(self.outcome.snapshots, {"step": [self.stepper.done] * rows, **columns})
 
     def progress(self, total: int) -> dict[str, Any]:
         """Where training is, for the display."""
@@ -272,12 +284,27 @@ def skip(batches: Iterator[Batch], count: int) -> None:
 
 
 def next_stop(done: int, config: TrainConfig) -> int:
-    """The next step at which to log or evaluate.
+    """The next step at which to log, evaluate or look.
 
-    >>> next_stop(40, TrainConfig(log_every=20, eval_every=50))
-    50
+    >>> [next_stop(done, TrainConfig(log_every=20, eval_every=50)) for done in (0, 10, 40)]
+    [10, 20, 50]
     """
-    return min((done // every + 1) * every for every in (config.log_every, config.eval_every))
+    stops = [(done // every + 1) * every for every in (config.log_every, config.eval_every)]
+    return min([*stops, next(step for step in snapshot_steps() if step > done)])
+
+
+def snapshot_steps() -> Iterator[int]:
+    """Steps spaced evenly on a logarithmic axis.
+
+    >>> list(itertools.islice(snapshot_steps(), 5))
+    [10, 30, 100, 300, 1000]
+    """
+    return (lead * 10**power for power in itertools.count(1) for lead in (1, 3))
+
+
+def is_snapshot(step: int) -> bool:
+    """Whether a step is one of :func:`snapshot_steps`."""
+    return step in itertools.takewhile(lambda one: one <= step, snapshot_steps())
 
 
 def _steps(

@@ -51,7 +51,7 @@ LAYERS = [
     ],
     ["seqbench.models.*", "seqbench.tasks.*"],
     ["seqbench.config"],
-    ["seqbench.network", "seqbench.match"],
+    ["seqbench.network", "seqbench.match", "seqbench.replay"],
     ["seqbench.probes", "seqbench.probes.*"],
     ["seqbench.evaluate", "seqbench.contract", "seqbench.generate"],
     ["seqbench.train"],

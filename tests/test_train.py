@@ -8,12 +8,14 @@ import math
 
 import pytest
 import torch
+from conftest import VARIANTS
 from torch.nn import functional as F
 
 from seqbench.batch import pad
 from seqbench.config import TrainConfig
 from seqbench.evaluate import evaluate
 from seqbench.metric import Goal
+from seqbench.probes.gradient_flow import GradientFlow
 from seqbench.registry import lookup
 from seqbench.tasks.base import Data
 from seqbench.train import Diverged, Stepper, fit, next_stop, planned_steps, rate
@@ -126,7 +128,7 @@ def test_pauses_fall_on_every_multiple_of_both_intervals():
     while done < 100:
         done = next_stop(done, config)
         stops.append(done)
-    assert stops == [20, 40, 50, 60, 80, 100]
+    assert stops == [10, 20, 30, 40, 50, 60, 80, 100]  # and on the steps at which probes look
 
 
 @pytest.mark.parametrize(
@@ -222,3 +224,38 @@ def test_evaluation_weighs_every_answer_equally_and_restores_the_mode(make_netwo
     assert score.accuracy == pytest.approx((logits.argmax(1) == targets).double().mean().item())
     evaluate(network, batches)
     assert not network.training
+
+
+def test_snapshots_are_taken_at_steps_spaced_on_a_logarithmic_axis(make_network, data):
+    network, seen = make_network(VARIANTS["gru"]), []
+
+    def look(network):
+        seen.append(next(network.parameters()).sum().item())
+        return {"distance": [0, 1], "median": [seen[-1], 0.5]}
+
+    config = TrainConfig(steps=40, eval_every=100, log_every=7)
+    outcome = fit(network, data, config, Goal(), CPU, lambda _: None, None, look)
+    assert outcome.snapshots["step"] == [10, 10, 30, 30]
+    assert outcome.snapshots["median"] == [seen[0], 0.5, seen[1], 0.5]
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.parametrize("found", [{}, {"distance": []}])
+def test_a_snapshot_that_finds_nothing_leaves_nothing(make_network, data, found):
+    config = TrainConfig(steps=20)
+    outcome = fit(
+        make_network(VARIANTS["gru"]), data, config, Goal(), CPU, lambda _: None, None, lambda _: found
+    )
+    assert outcome.snapshots == {}
+
+
+def test_looking_changes_nothing_about_training(make_network, data):
+    def trained(look):
+        network = make_network(VARIANTS["gru"], dropout=0.2)
+        torch.manual_seed(1)
+        fit(network, data, TrainConfig(steps=30), Goal(), CPU, lambda _: None, None, look)
+        return network.state_dict()
+
+    batch = data.probe(4)
+    one, two = trained(None), trained(lambda network: GradientFlow().measure(network, batch))
+    assert all(torch.equal(one[name], two[name]) for name in one)

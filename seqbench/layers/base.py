@@ -18,6 +18,7 @@ class Encoder(nn.Module):
     Attributes:
         width_out: H.
         causal: output t depends on inputs up to t alone.
+        state_names: what the tensors of its state are called in reports, in order.
         readout: set when the encoder's last output is already a summary, so that the shared read-out
             must not pool it again.
     """
@@ -25,6 +26,7 @@ class Encoder(nn.Module):
     width_out: int
     causal: bool = True
     readout: str | None = None
+    state_names: tuple[str, ...] = ("state",)
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
@@ -49,10 +51,11 @@ class Encoder(nn.Module):
 
 
 class Chain(Encoder):
-    """Encoders one after another."""
+    """Encoders one after another; with ``residual``, each from the second on adds its input to its output."""
 
-    def __init__(self, encoders: list[Encoder]) -> None:
+    def __init__(self, encoders: list[Encoder], *, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         self.encoders = nn.ModuleList(encoders)
         self.width_out = encoders[-1].width_out
         self.causal = all(encoder.causal for encoder in encoders)
@@ -71,8 +74,9 @@ class Chain(Encoder):
     ) -> tuple[Tensor, Any]:
         states = state if state is not None else [None] * len(self.encoders)
         after = []
-        for encoder, before in zip(self.encoders, states, strict=True):
-            x_BTD, new = encoder(x_BTD, mask_BT=mask_BT, state=before)
+        for number, (encoder, before) in enumerate(zip(self.encoders, states, strict=True)):
+            y_BTH, new = encoder(x_BTD, mask_BT=mask_BT, state=before)
+            x_BTD = x_BTD + y_BTH if self.residual and number else y_BTH
             after.append(new)
         return x_BTD, after
 

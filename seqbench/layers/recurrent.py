@@ -12,17 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqbench.layers.base import Chain, Encoder
 from seqbench.layers.scan import ElmanScan, GRUScan
 
+_LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
-def stack(layers: int, width_in: int, layer: Callable[[int], Encoder]) -> Encoder:
+
+def stack(layers: int, width_in: int, layer: Callable[[int], Encoder], residual: bool = False) -> Encoder:
     """Stack ``layers`` layers, each built from the width it reads."""
     built: list[Encoder] = []
     for _ in range(layers):
         built.append(layer(built[-1].width_out if built else width_in))
-    return built[0] if layers == 1 else Chain(built)
+    return built[0] if layers == 1 else Chain(built, residual=residual)
+
+
+def delayed(y_BTH: Tensor) -> Tensor:
+    """The state that each step reads: zero at the first, then the output one step before."""
+    return F.pad(y_BTH[:, :-1], (0, 0, 1, 0))
 
 
 class _ScanLayer(Encoder):
@@ -88,6 +96,11 @@ class ElmanLayer(_ScanLayer):
         kernel = torch.rnn_relu if self.relu else torch.rnn_tanh
         return kernel(x_BTD, h0_1BH, *self.fused_arguments(torch.zeros_like(self.project.bias)))
 
+    def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """The states ``(B, T, H)``, for probes; what stands at padding means nothing."""
+        with torch.no_grad():
+            return {"state": self.forward(x_BTD)[0]}
+
 
 class GRULayer(_ScanLayer):
     """One GRU layer over :class:`GRUScan`; equals ``nn.GRU``."""
@@ -111,11 +124,30 @@ class GRULayer(_ScanLayer):
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
         return torch.gru(x_BTD, h0_1BH, *self.fused_arguments(self.recurrent_bias))
 
+    def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """Gates, candidate and state, each ``(B, T, H)``, for probes; an open update gate keeps the state.
+
+        Every step at once, from the kernel's own states (Cho et al. 2014, 1406.1078, eq. 5-8).
+        """
+        with torch.no_grad():
+            h_BTH = self.forward(x_BTD)[0]
+            recurrent_BTG = F.linear(delayed(h_BTH), self.recurrent, self.recurrent_bias)
+            reset, update, candidate = self.project(x_BTD).chunk(3, dim=2)
+            to_reset, to_update, to_candidate = recurrent_BTG.chunk(3, dim=2)
+            reset = (reset + to_reset).sigmoid()
+            return {
+                "reset gate": reset,
+                "update gate": (update + to_update).sigmoid(),
+                "candidate": (candidate + reset * to_candidate).tanh(),
+                "state": h_BTH,
+            }
+
 
 class LSTMLayer(Encoder):
     """One LSTM layer on torch's fused kernel (oneDNN on CPU, cuDNN on GPU)."""
 
     kernel = "nn.LSTM (fused)"
+    state_names = ("state", "cell")
 
     def __init__(self, width_in: int, hidden: int, forget_bias: float | None, chrono: int | None) -> None:
         super().__init__()
@@ -138,3 +170,27 @@ class LSTMLayer(Encoder):
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
         return self.lstm(x_BTD, state)  # type: ignore[no-any-return]
+
+    def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
+        """Gates, candidate, cell and state, each ``(B, T, H)``, for probes; equations of :class:`nn.LSTM`.
+
+        The gates of every step at once, from the kernel's own outputs; only the cell needs a loop.
+        """
+        with torch.no_grad():
+            h_BTH = self.lstm(x_BTD)[0]
+            weights = (self.lstm.get_parameter(f"{name}_l0") for name in _LSTM_WEIGHTS)
+            enter, recurrent, enter_bias, recurrent_bias = weights
+            pre_BTG = F.linear(x_BTD, enter, enter_bias) + F.linear(delayed(h_BTH), recurrent, recurrent_bias)
+            i, f, g, o = pre_BTG.chunk(4, dim=2)
+            i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+            found = {"input gate": i, "forget gate": f, "output gate": o, "candidate": g}
+            return {**found, "cell": cells(f, i * g), "state": h_BTH}
+
+
+def cells(forget_BTH: Tensor, written_BTH: Tensor) -> Tensor:
+    """c_t = f_t c_{t-1} + written_t from c_0 = 0, for every step."""
+    c_BH, found = torch.zeros_like(written_BTH[:, 0]), []
+    for forget, written in zip(forget_BTH.unbind(1), written_BTH.unbind(1), strict=True):
+        c_BH = torch.addcmul(written, forget, c_BH)
+        found.append(c_BH)
+    return torch.stack(found, dim=1)

@@ -81,15 +81,35 @@ class Attention(nn.Module):
         self.out = nn.Linear(hidden, hidden)
 
     def forward(self, x_BTH: Tensor, keys_B11T: Tensor | None) -> Tensor:
+        q_BKTE, k_BKTE, v_BKTE = self.project(x_BTH)
+        y_BKTE = F.scaled_dot_product_attention(
+            q_BKTE, k_BKTE, v_BKTE, attn_mask=keys_B11T, is_causal=self.causal
+        )
+        return self.out(y_BKTE.transpose(1, 2).reshape(x_BTH.shape))  # type: ignore[no-any-return]
+
+    def project(self, x_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both turned where positions are rotary) and values, ``(B, K, T, E)`` each."""
         batch, time, hidden = x_BTH.shape
         qkv = self.qkv(x_BTH).view(batch, time, 3, self.heads, hidden // self.heads)
         qkv_3BKTE = qkv.permute(2, 0, 3, 1, 4)
         q_BKTE, k_BKTE = rotate(qkv_3BKTE[:2]) if self.rotary else qkv_3BKTE[:2]
-        v_BKTE = qkv_3BKTE[2]
-        y_BKTE = F.scaled_dot_product_attention(
-            q_BKTE, k_BKTE, v_BKTE, attn_mask=keys_B11T, is_causal=self.causal
-        )
-        return self.out(y_BKTE.transpose(1, 2).reshape(batch, time, hidden))  # type: ignore[no-any-return]
+        return q_BKTE, k_BKTE, qkv_3BKTE[2]
+
+    @torch.no_grad()
+    def weights(self, x_BTH: Tensor, keys_B11T: Tensor | None) -> Tensor:
+        """The probabilities ``(B, K, T, T)`` that :meth:`forward` averages the values with, for probes.
+
+        Row t is what query t puts on every key. The fused kernel does not give them away, so they are
+        computed again: T x T numbers per head, which :meth:`forward` never holds.
+        """
+        q_BKTE, k_BKTE, _ = self.project(x_BTH)
+        scores_BKTT = q_BKTE @ k_BKTE.transpose(2, 3) / math.sqrt(q_BKTE.shape[3])
+        if keys_B11T is not None:
+            scores_BKTT = scores_BKTT.masked_fill(~keys_B11T, -math.inf)
+        if self.causal:
+            future_TT = scores_BKTT.new_ones(scores_BKTT.shape[2:], dtype=torch.bool).triu(1)
+            scores_BKTT = scores_BKTT.masked_fill(future_TT, -math.inf)
+        return scores_BKTT.softmax(3)
 
 
 def angles(time: int, width: int, like: Tensor) -> Tensor:

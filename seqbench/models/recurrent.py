@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -13,9 +14,23 @@ if TYPE_CHECKING:
     from seqbench.layers.base import Encoder
 
 
+@dataclass
+class Recurrent(ModelConfig):
+    """What all recurrent models share."""
+
+    residual: bool = setting(False, "from the second layer on, add the input of each layer to its output")
+
+    def check(self) -> None:
+        """A residual needs something to skip."""
+        if self.residual and self.layers == 1:
+            raise UsageError(
+                "model.residual=true: one layer has nothing to add to: set model.layers=2 or more"
+            )
+
+
 @register("model")
 @dataclass
-class RNN(ModelConfig):
+class RNN(Recurrent):
     """Vanilla recurrent network, h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990)."""
 
     name: str = "rnn"
@@ -33,12 +48,13 @@ class RNN(ModelConfig):
             self.layers,
             width_in,
             lambda width: ElmanLayer(width, hidden, self.nonlinearity, self.init),
+            residual=self.residual,
         )
 
 
 @register("model")
 @dataclass
-class LSTM(ModelConfig):
+class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
 
     name: str = "lstm"
@@ -56,6 +72,7 @@ class LSTM(ModelConfig):
             self.layers,
             width_in,
             lambda width: LSTMLayer(width, hidden, self.forget_bias, self.chrono),
+            residual=self.residual,
         )
 
 
@@ -70,7 +87,7 @@ class BiLSTM(LSTM):
 
 @register("model")
 @dataclass
-class GRU(ModelConfig):
+class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
 
     name: str = "gru"
@@ -81,4 +98,9 @@ class GRU(ModelConfig):
     def build(self, width_in: int, hidden: int) -> Encoder:
         from seqbench.layers.recurrent import GRULayer, stack
 
-        return stack(self.layers, width_in, lambda width: GRULayer(width, hidden, self.update_bias))
+        return stack(
+            self.layers,
+            width_in,
+            lambda width: GRULayer(width, hidden, self.update_bias),
+            residual=self.residual,
+        )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
-from seqbench.batch import Batch
+import numpy as np
+
+from seqbench.batch import UNSCORED, Batch, Ints
 from seqbench.network import Network
 
 
@@ -24,3 +27,30 @@ class Probe(Protocol):
             NotApplicable: with the reason.
         """
         ...
+
+
+def by_distance(norms_BT: np.ndarray, anchors_B: Ints, nearest: int = 0) -> dict[str, list[Any]]:
+    """Norms by how many steps before its answer each was taken: median and 10-90 % over sequences.
+
+    Args:
+        norms_BT: one number for every step.
+        anchors_B: the step at which each sequence's answer is read: distance 0.
+        nearest: distances below it are left out.
+    """
+    distance_BT = anchors_B[:, None] - np.arange(norms_BT.shape[1])
+    distances = list(range(nearest, int(anchors_B.max()) + 1))
+    groups = [norms_BT[distance_BT == distance] for distance in distances]
+    low, median, high = ([float(np.quantile(group, q)) for group in groups] for q in (0.1, 0.5, 0.9))
+    sequences = [len(group) for group in groups]
+    return {"distance": distances, "median": median, "low": low, "high": high, "sequences": sequences}
+
+
+def last_answer(batch: Batch) -> tuple[Batch, np.ndarray]:
+    """The batch with only the last answer of each sequence scored, and where it is read."""
+    if batch.targets.ndim == 1:
+        return batch, batch.lengths_B - 1
+    scored_BT = batch.targets != UNSCORED
+    anchors_B = scored_BT.shape[1] - 1 - scored_BT[:, ::-1].argmax(1)
+    keep_BT = np.arange(scored_BT.shape[1]) == anchors_B[:, None]
+    targets_BT = np.where(keep_BT, batch.targets, UNSCORED)
+    return dataclasses.replace(batch, targets=targets_BT), anchors_B

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqbench.batch import UNSCORED, Batch
+from seqbench.batch import Batch
 from seqbench.network import Network, answer_loss
-from seqbench.probes.base import NotApplicable
+from seqbench.probes.base import NotApplicable, by_distance, last_answer
 from seqbench.registry import register
 
 
@@ -32,17 +31,7 @@ class GradientFlow:
         norms_BT, anchors_B = input_gradients(network, batch)
         if not norms_BT.any():
             raise NotApplicable("the answer does not depend on the input")
-        distance_BT = anchors_B[:, None] - np.arange(norms_BT.shape[1])
-        distances = list(range(int(anchors_B.max()) + 1))
-        groups = [norms_BT[distance_BT == distance] for distance in distances]
-        low, median, high = ([float(np.quantile(group, q)) for group in groups] for q in (0.1, 0.5, 0.9))
-        return {
-            "distance": distances,
-            "median": median,
-            "low": low,
-            "high": high,
-            "sequences": [len(group) for group in groups],
-        }
+        return by_distance(norms_BT, anchors_B)
 
 
 def input_gradients(network: Network, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
@@ -61,14 +50,3 @@ def input_gradients(network: Network, batch: Batch) -> tuple[np.ndarray, np.ndar
     if gradient_BTD is None:
         return np.zeros(batch.ids_BT.shape), anchors_B
     return torch.linalg.vector_norm(gradient_BTD, dim=2).numpy(), anchors_B
-
-
-def last_answer(batch: Batch) -> tuple[Batch, np.ndarray]:
-    """The batch with only the last answer of each sequence scored, and where it is read."""
-    if batch.targets.ndim == 1:
-        return batch, batch.lengths_B - 1
-    scored_BT = batch.targets != UNSCORED
-    anchors_B = scored_BT.shape[1] - 1 - scored_BT[:, ::-1].argmax(1)
-    keep_BT = np.arange(scored_BT.shape[1]) == anchors_B[:, None]
-    targets_BT = np.where(keep_BT, batch.targets, UNSCORED)
-    return dataclasses.replace(batch, targets=targets_BT), anchors_B

@@ -9,36 +9,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from seqbench import records, store
 from seqbench.errors import UsageError
-from seqbench.metric import Metric
 from seqbench.records import Run
+from seqbench.report.columns import COLUMNS, read_table, scores, texts
 from seqbench.report.label import clean, differing, flat, label
 from seqbench.report.task import Task, mapping, metric_of, read_tasks
 from seqbench.store import DamagedFile
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MODEL_SETTINGS = ("model", "network", "train", "match")
 UNFINISHED = ("pending", "damaged")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
 _MOST_COMMANDS = 20
-_COLUMNS = {
-    "evaluations": ("step", "loss", "accuracy"),
-    "slices": ("value", "loss", "accuracy"),
-    "steps": ("step", "loss", "gradient_norm"),
-    "parameters": ("step",),
-    "gradient_flow": ("moment", "distance", "median", "sequences"),
-    "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
-}
-_TEXT_COLUMNS = ("moment", "mode")
-_MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
 _RUN_COLUMNS = [
     "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "companion",
     "test_score", "test_accuracy", "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s",
@@ -79,7 +66,7 @@ class Sweep:
 
     def read_all(self) -> None:
         """Read every table, so that :attr:`problems` is complete."""
-        for name in _COLUMNS:
+        for name in COLUMNS:
             self.table(name)
 
     def table(self, name: str) -> pd.DataFrame:
@@ -330,65 +317,19 @@ def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
         if run is None or row["companion"]:
             continue
         try:
-            frame = _read_table(sweep.folder / str(row["folder"]), run, name)
+            frame = read_table(sweep.folder / str(row["folder"]), run, name)
         except Exception as error:  # a Parquet file that nobody vouches for may fail in any way
             sweep.problems.append(f"{row['folder']}/{name}.parquet: {clean(error, 200)}")
             continue
         if frame is not None:
             if {"loss", "accuracy"} <= set(frame):
-                frame["score"] = _scores(frame, metric_of(mapping(run.card)))
+                frame["score"] = scores(frame, metric_of(mapping(run.card)))
             keys = {key: row[key] for key in ("label", "task", "seed")}
             keys |= {} if "rung" in frame else {"rung": row["rung"]}
             frames.append(frame.assign(**keys))
     if frames:
         return pd.concat(frames, ignore_index=True)
-    names = [*_COLUMNS[name], "score", "label", "task", "rung", "seed"]
+    names = [*COLUMNS[name], "score", "label", "task", "rung", "seed"]
     empty = pd.DataFrame(columns=list(dict.fromkeys(names)))
-    numbers = [column for column in empty if column not in (*_TEXT_COLUMNS, "label", "task")]
+    numbers = [column for column in empty if column not in (*texts(name), "label", "task")]
     return empty.astype(dict.fromkeys(numbers, float))
-
-
-def _scores(frame: pd.DataFrame, metric: Metric) -> pd.Series:
-    """The score of every row; what cannot be one is missing."""
-    pairs = zip(frame["loss"], frame["accuracy"], strict=True)
-    scores = pd.Series([metric.of(*pair) for pair in pairs], index=frame.index, dtype=float)
-    return scores.where(scores.between(0, metric.most))
-
-
-def _read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
-    """One table, column by column, so that nothing but numbers and short texts gets through."""
-    table = records.read_table(folder, run, name)
-    if table is None or table.num_rows == 0:
-        return None
-    missing = [column for column in _COLUMNS[name] if column not in table.column_names]
-    if missing:
-        raise DamagedFile(f"no column {', '.join(missing)}")
-    if table.num_rows > _MOST_ROWS:
-        raise DamagedFile(f"{table.num_rows} rows, more than {_MOST_ROWS}")
-    columns: dict[str, pd.Series] = {}
-    for column in list(dict.fromkeys([*_COLUMNS[name], *table.column_names]))[:_MOST_COLUMNS]:
-        read = _texts if column in _TEXT_COLUMNS else _numbers
-        columns.setdefault(clean(column, 120), read(table.column(column)))
-    return pd.DataFrame(columns)
-
-
-def _texts(values: pa.ChunkedArray) -> pd.Series:
-    """A column as short texts; each different one is cut once, however often it stands there."""
-    import pyarrow as pa
-
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    column = encoded.unify_dictionaries().combine_chunks()
-    if len(column.dictionary) > _MOST_TEXTS:
-        raise DamagedFile(f"{len(column.dictionary)} different texts, more than {_MOST_TEXTS}")
-    short = [*(clean(text, _LONGEST_TEXT) for text in column.dictionary.to_pylist()), "?"]
-    places = column.indices.fill_null(len(short) - 1).to_numpy(zero_copy_only=False)
-    return pd.Series([short[place] for place in places])
-
-
-def _numbers(values: pa.ChunkedArray) -> pd.Series:
-    """A column as numbers; a text that is none is missing."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
-        return pd.to_numeric(_texts(values), errors="coerce").astype(float)
-    return pd.Series(values.cast(pa.float64(), safe=False).to_numpy(), dtype=float)

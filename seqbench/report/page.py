@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 import seqbench
@@ -18,10 +19,33 @@ from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY
 from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
-from seqbench.report.plots import gradient, learning, length, norms, slices, speed
+from seqbench.report.plots import (
+    depth,
+    gates,
+    gradient,
+    jacobian,
+    learning,
+    length,
+    norms,
+    slices,
+    speed,
+    states,
+    training_flow,
+)
 from seqbench.report.plots.base import Plot
 from seqbench.report.samples import samples
-from seqbench.report.summary import Cell, cells, counted, flow_table, flows, speeds
+from seqbench.report.summary import (
+    Cell,
+    Flow,
+    cells,
+    counted,
+    flow_table,
+    flows,
+    flows_in_training,
+    speeds,
+    state_decays,
+)
+from seqbench.report.task import Task
 from seqbench.report.verdict import compare, headline, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -110,7 +134,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "differences": tables.differences(whole, reference) if whole else None,
         "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
         "ladders": drawn(curves(sweep, grid, ladder=True)),
-        "gradient": drawn([gradient.plot(sweep, chosen, found)]),
+        "gradient": drawn(gradients(sweep, chosen, found)),
         "gradient_table": tables.gradients(found) if found else None,
         "derivative": gradient.WHICH,
         "lengths": drawn(length.plot(t, grid, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
@@ -145,6 +169,21 @@ def margins(sweep: Sweep) -> str:
     }
     several = len(words) > 1
     return " or ".join(f"{margin} ({name})" if several else margin for name, margin in words.items())
+
+
+def gradients(
+    sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None, found: list[Flow]
+) -> Iterable[Plot | None]:
+    """The figures of the gradient's way back, on the rung that reaches back farthest."""
+    yield gradient.plot(sweep, chosen, found)
+    if chosen is None:
+        return
+    task, rung, _ = chosen
+    yield training_flow.plot(task, rung, flows_in_training(sweep, chosen), sweep.labels)
+    yield states.plot(sweep, task, rung, state_decays(states.chosen(sweep, task, rung)))
+    yield jacobian.plot(sweep, task, rung)
+    yield gates.plot(sweep)
+    yield depth.plot(sweep, task, rung)
 
 
 def curves(sweep: Sweep, grid: list[Cell], *, ladder: bool) -> Iterable[Plot | None]:

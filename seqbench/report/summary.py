@@ -231,6 +231,57 @@ def flows(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None) ->
     return found
 
 
+def flows_in_training(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None) -> pd.DataFrame:
+    """How the gradient's decay changes while a model learns.
+
+    Returns:
+        ``label, step, factor``: what remains per step back in time, with 0 for before training.
+    """
+    rows = []
+    if chosen is not None:
+        task, rung, table = chosen
+        sideways = set(sweep.training[sweep.training["causal"].eq(False)]["label"])
+        runs = sweep.training[(sweep.training["task"] == task.key) & same(sweep.training["rung"], rung)]
+        for (label, moment), curves in table.groupby(["label", "moment"], sort=False):
+            step = _step(str(moment), runs[runs["label"] == label])
+            factor = _flow(str(label), str(moment), curves, label in sideways).decay.factor
+            rows.append({"label": str(label), "step": step, "factor": factor})
+    found = pd.DataFrame(rows, columns=["label", "step", "factor"])
+    return found[found["factor"].gt(0) & found["step"].notna()].sort_values("step", kind="stable")
+
+
+def state_decays(table: pd.DataFrame) -> pd.DataFrame:
+    """How the gradient at each state falls with distance.
+
+    Args:
+        table: rows of the probe ``state_flow``.
+
+    Returns:
+        ``label, state, moment, factor``.
+    """
+    rows = [
+        {
+            "label": label,
+            "state": state,
+            "moment": moment,
+            "factor": _flow("", "", curves, False).decay.factor,
+        }
+        for (label, state, moment), curves in table.groupby(["label", "state", "moment"], sort=False)
+    ]
+    found = pd.DataFrame(rows, columns=["label", "state", "moment", "factor"])
+    return found[found["factor"].gt(0)]
+
+
+def _step(moment: str, runs: pd.DataFrame) -> float:
+    """The training step of a moment; the median over seeds for the end."""
+    if moment == "init":
+        return 0.0
+    if moment == "final":
+        return float(pd.to_numeric(runs["steps"], errors="coerce").astype(float).median())
+    number = moment.removeprefix("step ")
+    return float(number) if number.isdecimal() else math.nan
+
+
 def _flow(label: str, moment: str, curves: pd.DataFrame, both_ways: bool) -> Flow:
     by_seed = [_complete(curve) for _, curve in curves.groupby("seed")]
     middle = pd.concat(by_seed).groupby("distance")["median"].median()

@@ -1,0 +1,94 @@
+"""The tables of a run, column by column, so that nothing but numbers and short texts gets through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from seqbench import records
+from seqbench.metric import Metric
+from seqbench.records import Run
+from seqbench.report.label import clean
+from seqbench.store import DamagedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {  # what each must have; all others of a table are read too
+        "evaluations": ("step", "loss", "accuracy"),
+        "slices": ("value", "loss", "accuracy"),
+        "steps": ("step", "loss", "gradient_norm"),
+        "parameters": ("step",),
+        "gradient_flow": ("moment", "distance", "median", "sequences"),
+        "state_flow": ("moment", "state", "distance", "median", "sequences"),
+        "jacobian": ("moment", "of", "direction", "distance", "largest", "median", "lyapunov"),
+        "gates": (
+            "moment", "layer", "activation", "gate", "low_share", "high_share", "mean", "median", "largest",
+            "time_scale_steps", "longest_time_scale_steps",
+        ),
+        "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
+    }
+)  # fmt: skip
+_TEXTS = {
+    "state_flow": ("moment", "state"),
+    "jacobian": ("moment", "of", "direction"),
+    "gates": ("moment", "layer", "activation"),
+    "speed": ("mode",),
+}
+_MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
+
+
+def texts(name: str) -> tuple[str, ...]:
+    """The columns of a table that hold texts."""
+    return _TEXTS.get(name, ("moment",))
+
+
+def scores(frame: pd.DataFrame, metric: Metric) -> pd.Series:
+    """The score of every row; what cannot be one is missing."""
+    pairs = zip(frame["loss"], frame["accuracy"], strict=True)
+    found = pd.Series([metric.of(*pair) for pair in pairs], index=frame.index, dtype=float)
+    return found.where(found.between(0, metric.most))
+
+
+def read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
+    """One table, column by column, so that nothing but numbers and short texts gets through."""
+    table = records.read_table(folder, run, name)
+    if table is None or table.num_rows == 0:
+        return None
+    missing = [column for column in COLUMNS[name] if column not in table.column_names]
+    if missing:
+        raise DamagedFile(f"no column {', '.join(missing)}")
+    if table.num_rows > _MOST_ROWS:
+        raise DamagedFile(f"{table.num_rows} rows, more than {_MOST_ROWS}")
+    columns: dict[str, pd.Series] = {}
+    for column in list(dict.fromkeys([*COLUMNS[name], *table.column_names]))[:_MOST_COLUMNS]:
+        read = _texts if column in texts(name) else _numbers
+        columns.setdefault(clean(column, 120), read(table.column(column)))
+    return pd.DataFrame(columns)
+
+
+def _texts(values: pa.ChunkedArray) -> pd.Series:
+    """A column as short texts; each different one is cut once, however often it stands there."""
+    import pyarrow as pa
+
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    column = encoded.unify_dictionaries().combine_chunks()
+    if len(column.dictionary) > _MOST_TEXTS:
+        raise DamagedFile(f"{len(column.dictionary)} different texts, more than {_MOST_TEXTS}")
+    short = [*(clean(text, _LONGEST_TEXT) for text in column.dictionary.to_pylist()), "?"]
+    places = column.indices.fill_null(len(short) - 1).to_numpy(zero_copy_only=False)
+    return pd.Series([short[place] for place in places])
+
+
+def _numbers(values: pa.ChunkedArray) -> pd.Series:
+    """A column as numbers; a text that is none is missing."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
+        return pd.to_numeric(_texts(values), errors="coerce").astype(float)
+    return pd.Series(values.cast(pa.float64(), safe=False).to_numpy(), dtype=float)

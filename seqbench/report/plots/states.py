@@ -1,0 +1,95 @@
+"""|dL/dh_t|: how much of the loss reaches each state, per layer, against the distance from the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from seqbench.report import theme
+from seqbench.report.frame import Sweep
+from seqbench.report.plots.base import Plot
+from seqbench.report.summary import same
+from seqbench.report.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_PANELS, _MOST_STATES = 8, 8
+_DASHES: tuple[theme.Dash, ...] = ((), (5, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
+
+
+def plot(sweep: Sweep, task: Task, rung: int | None, decays: pd.DataFrame) -> Plot | None:
+    """The states' gradients before and after training on one rung; None without the probe.
+
+    Args:
+        decays: ``label, state, moment, factor``.
+    """
+    table = chosen(sweep, task, rung)
+    if table.empty:
+        return None
+    return Plot(
+        key="states",
+        title=f"Gradient at each state: {task.at(rung)}",
+        draw=lambda: draw(table, sweep.labels),
+        how=(
+            "|dL/dh\u209c|, the total derivative of one answer's loss with respect to the state after each "
+            "step, through every later step, for every layer and direction (a cell is an LSTM's inner state; "
+            "a model without a state shows the outputs of its blocks, of which the last is read at the "
+            "answer alone and so has none elsewhere); full colour after training, faint before; medians over "
+            "seeds"
+        ),
+        shows=shows(decays, sweep.labels),
+    )
+
+
+def chosen(sweep: Sweep, task: Task, rung: int | None) -> pd.DataFrame:
+    """Rows of the probe on one rung that have a gradient."""
+    table = sweep.table("state_flow")
+    here = table[(table["task"] == task.key) & same(table["rung"], rung) & table["label"].isin(sweep.labels)]
+    found: pd.DataFrame = here[here["median"].gt(0) & here["distance"].ge(1)]
+    return found
+
+
+def draw(table: pd.DataFrame, labels: list[str]) -> Figure:
+    """Draw ``label, state, moment, distance, median, seed``, a panel per model."""
+    shown = [label for label in labels if (table["label"] == label).any()][:_MOST_PANELS]
+    styles = theme.styles(labels)
+    figure, axes = theme.panels(len(shown), 2.2, sharex=True, sharey=True)
+    for panel, label in zip(axes, shown, strict=True):
+        _panel(panel, table[table["label"] == label], styles[label])
+        panel.set_title(label)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter(theme.power_of_ten)
+    figure.supxlabel("distance from the loss (steps back in time)", fontsize=9)
+    figure.supylabel("|dL/dh\u209c|", fontsize=9)
+    return figure
+
+
+def _panel(panel: Axes, mine: pd.DataFrame, style: theme.Style) -> None:
+    for number, (state, curves) in enumerate(list(mine.groupby("state", sort=False))[:_MOST_STATES]):
+        dash = _DASHES[number % len(_DASHES)]
+        for moment, alpha in (("init", 0.35), ("final", 1.0)):
+            line = curves[curves["moment"] == moment].groupby("distance")["median"].median()
+            panel.plot(
+                line.index, line, color=style.colour, linestyle=(0, dash), alpha=alpha,
+                label=str(state) if alpha == 1.0 else None,
+            )  # fmt: skip
+    panel.legend(fontsize=7.5)
+
+
+def shows(decays: pd.DataFrame, labels: list[str]) -> str:
+    """What remains per step of each state's gradient, before and after training."""
+    told = []
+    for label in labels:
+        parts = []
+        for state, rows in decays[decays["label"] == label].groupby("state", sort=False):
+            factor = dict(zip(rows["moment"], rows["factor"], strict=True))
+            if {"init", "final"} <= set(factor):
+                parts.append(
+                    f"{state} \N{MULTIPLICATION SIGN}{factor['init']:.2f}, then {factor['final']:.2f}"
+                )
+        if parts:
+            told.append(f"{label}: {'; '.join(parts)}")
+    return f"Remains per step before and after training: {'. '.join(told)}." if told else ""
