@@ -265,6 +265,7 @@ class Recorder:
             for name, columns in (
                 ("steps", outcome.steps),
                 ("parameters", outcome.parameters),
+                ("updates", outcome.updates),
                 ("evaluations", outcome.evaluations),
             )
             if columns

@@ -26,7 +26,8 @@ from seqbench.tasks.base import Data
 Columns = dict[str, list[Any]]
 _HASHED_BATCHES = 10
 _EXPLODED_LOSS = 1e4
-_TABLES = ("steps", "parameters", "evaluations", "snapshots")
+_SMALLEST_WEIGHTS = 1e-12
+_TABLES = ("steps", "parameters", "updates", "evaluations", "snapshots")
 Snapshot = Callable[[Network], dict[str, list[Any]]]
 
 
@@ -48,6 +49,7 @@ class Outcome:
 
     steps: Columns = field(default_factory=dict)
     parameters: Columns = field(default_factory=dict)
+    updates: Columns = field(default_factory=dict)
     evaluations: Columns = field(default_factory=dict)
     snapshots: Columns = field(default_factory=dict)  # what a probe found during training, with "step"
     steps_done: int = 0
@@ -78,6 +80,7 @@ class Stepper:
         )
         self.done = 0
         self._pending: list[tuple[float, Tensor, Tensor, Tensor]] = []
+        self._updates: list[tuple[int, Tensor]] = []
 
     def step(self, batch: TensorBatch) -> None:
         """Train on one batch."""
@@ -87,10 +90,22 @@ class Stepper:
         loss = answer_loss(*self.network(batch))
         loss.backward()
         norms_P, total = self._clip()
+        self.done += 1
+        before = self._weights() if self.done % self.config.log_every == 0 else None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.done += 1
+        if before is not None:
+            self._updates.append((self.done, self._ratio(before)))
         self._pending.append((lr, loss.detach(), total, norms_P))
+
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def _ratio(self, before: list[Tensor]) -> Tensor:
+        """Norm of what the step changed in each parameter, relative to the parameter's own."""
+        change = [now.detach() - then for now, then in zip(self.parameters, before, strict=True)]
+        norms = torch.stack(torch._foreach_norm(before))
+        return torch.stack(torch._foreach_norm(change)) / norms.clamp_min(_SMALLEST_WEIGHTS)
 
     def _clip(self) -> tuple[Tensor, Tensor]:
         """Norm of each parameter's gradient and of all together, before clipping; then clip."""
@@ -101,8 +116,8 @@ class Stepper:
             torch._foreach_mul_(grads, (self.config.clip / (total + 1e-6)).clamp(max=1.0))
         return norms_P, total
 
-    def drain(self) -> tuple[Columns, Columns]:
-        """Fetch what was logged since the last call: per-step columns and per-parameter norms.
+    def drain(self) -> tuple[Columns, Columns, Columns]:
+        """Fetch what was logged since the last call: of each step, each gradient's norm, and each update's.
 
         Raises:
             Diverged: a logged loss or gradient norm is not finite, or the loss exploded.
@@ -123,7 +138,16 @@ class Stepper:
             if not (math.isfinite(loss) and math.isfinite(norm)) or loss > _EXPLODED_LOSS:
                 raise Diverged(f"step {number}: loss {loss:.4g}, gradient norm {norm:.4g}")
         columns = {name: [row[2 + i] for row in table] for i, name in enumerate(self.names)}
-        return steps, {"step": numbers, **columns}
+        return steps, {"step": numbers, **columns}, self._drain_updates()
+
+    def _drain_updates(self) -> Columns:
+        """Relative sizes of the updates, every ``log_every`` steps."""
+        if not self._updates:
+            return {}
+        numbers, ratios = zip(*self._updates, strict=True)
+        self._updates = []
+        table = torch.stack(ratios).tolist()
+        return {"step": list(numbers), **{n: [row[i] for row in table] for i, n in enumerate(self.names)}}
 
 
 def rate(step: int, total: int, config: TrainConfig) -> float:
@@ -316,12 +340,13 @@ def _steps(
         batch = next(batches)
         outcome.valid_tokens += batch.valid_tokens
         stepper.step(batch.tensors(device))
-    steps, parameters = stepper.drain()
+    steps, parameters, updates = stepper.drain()
     outcome.train_cpu_s += time.process_time() - cpu
     outcome.train_wall_s += time.perf_counter() - wall
     outcome.steps_done = stepper.done
     extend(outcome.steps, steps)
     extend(outcome.parameters, parameters)
+    extend(outcome.updates, updates)
 
 
 def _note_evaluation(outcome: Outcome, score: Score, goal: Goal) -> None:

@@ -74,7 +74,7 @@ def test_a_step_equals_the_textbook_loop(network, data, clip):
     stepper = Stepper(network, config, steps=20)
     for _ in range(20):
         stepper.step(batch)
-    steps, _ = stepper.drain()
+    steps, _, _ = stepper.drain()
     losses, norms = plain_steps(reference, batch, config, 20)
     assert steps["step"] == list(range(1, 21))
     assert steps["loss"] == pytest.approx(losses, rel=1e-4)
@@ -91,7 +91,7 @@ def test_logged_norms_are_those_of_each_gradient_before_clipping(network, data):
     network.zero_grad()
     stepper = Stepper(network, TrainConfig(clip=1e-3), steps=5)
     stepper.step(batch)
-    steps, parameters = stepper.drain()
+    steps, parameters, _ = stepper.drain()
     assert {name: column[0] for name, column in parameters.items() if name != "step"} == pytest.approx(
         expected
     )
@@ -259,3 +259,19 @@ def test_looking_changes_nothing_about_training(make_network, data):
     batch = data.probe(4)
     one, two = trained(None), trained(lambda network: GradientFlow().measure(network, batch))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_updates_are_measured_against_the_weights_they_change(make_network, make_batch):
+    network, batch = make_network(VARIANTS["gru"]), make_batch([5, 3]).tensors()
+    stepper = Stepper(network, TrainConfig(log_every=3, lr=1e-2), 9)
+    for done in range(1, 7):
+        before = {name: value.detach().clone() for name, value in network.named_parameters()}
+        stepper.step(batch)
+        if done % 3 == 0:
+            expected = {
+                name: ((value.detach() - before[name]).norm() / before[name].norm()).item()
+                for name, value in network.named_parameters()
+            }
+    updates = stepper.drain()[2]
+    assert updates["step"] == [3, 6]
+    assert {name: updates[name][-1] for name in expected} == pytest.approx(expected, rel=1e-5)

@@ -24,12 +24,16 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "slices": ("value", "loss", "accuracy"),
         "steps": ("step", "loss", "gradient_norm"),
         "parameters": ("step",),
+        "updates": ("step",),
         "gradient_flow": ("moment", "distance", "median", "sequences"),
         "state_flow": ("moment", "state", "distance", "median", "sequences"),
         "jacobian": ("moment", "of", "direction", "distance", "largest", "median", "lyapunov"),
         "gates": (
             "moment", "layer", "activation", "gate", "low_share", "high_share", "mean", "median", "largest",
             "time_scale_steps", "longest_time_scale_steps",
+        ),
+        "attention": (
+            "moment", "kind", "layer", "head", "sequence", "query", "key", "value", "token", "relevant",
         ),
         "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
     }
@@ -38,6 +42,7 @@ _TEXTS = {
     "state_flow": ("moment", "state"),
     "jacobian": ("moment", "of", "direction"),
     "gates": ("moment", "layer", "activation"),
+    "attention": ("moment", "kind"),
     "speed": ("mode",),
 }
 _MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40

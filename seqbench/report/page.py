@@ -19,7 +19,9 @@ from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY
 from seqbench.report import facts, svg, tables, theme
 from seqbench.report.frame import Sweep
+from seqbench.report.health import health
 from seqbench.report.plots import (
+    attention,
     depth,
     gates,
     gradient,
@@ -144,6 +146,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "costs": tables.costs(sweep, timed, longest=True),
         "all_costs": tables.costs(sweep, timed, longest=False),
         "norms": drawn([norms.plot(sweep)]),
+        "health": tables.training_health(health(sweep)),
+        "memories": tables.memories(sweep, grid),
         "settings": tables.settings(sweep),
         "identity": facts.data_identity(sweep),
         "environments": facts.environments(sweep),
@@ -183,6 +187,7 @@ def gradients(
     yield states.plot(sweep, task, rung, state_decays(states.chosen(sweep, task, rung)))
     yield jacobian.plot(sweep, task, rung)
     yield gates.plot(sweep)
+    yield attention.plot(sweep)
     yield depth.plot(sweep, task, rung)
 
 

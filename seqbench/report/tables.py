@@ -9,12 +9,14 @@ import pandas as pd
 
 from seqbench.metric import ACCURACY, Metric
 from seqbench.report.frame import Sweep
+from seqbench.report.health import Health
 from seqbench.report.label import clean
 from seqbench.report.summary import FEWEST_FOR_P90, Cell, Flow, same
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, signed
 
 NONE = "\N{EN DASH}"
+_MOST_SOLVE = 0.8
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,46 @@ def gradients(found: list[Flow]) -> Table:
             ]
         )
     return Table("How the gradient falls with the distance from the loss", heads, rows)
+
+
+def training_health(found: list[Health]) -> Table:
+    """Clipping, norms and updates of every model."""
+    heads = [
+        ("task", False), ("model", False), ("steps clipped", True), ("median gradient norm", True),
+        ("largest", True), ("update / weights", True), ("remark", False),
+    ]  # fmt: skip
+    rows = [
+        [
+            text(one.task.at(one.rung)),
+            model(one.label),
+            Entry("never clips", -1.0) if one.clipped is None else number(one.clipped, "{:.0%}"),
+            number(one.median_norm, "{:.2g}"),
+            number(one.largest_norm, "{:.2g}"),
+            number(one.update, "{:.1e}"),
+            text(one.flags, "note"),
+        ]
+        for one in found
+    ]
+    return Table("Gradients and updates of every training step", heads, rows)
+
+
+def memories(sweep: Sweep, grid: list[Cell]) -> Table | None:
+    """The farthest rung that at least four fifths of a model's runs solve; None without a ladder."""
+    ladders = [task for task in sweep.tasks if len(task.rungs) > 1 and task.solved_at is not None]
+    if not ladders:
+        return None
+    heads = [("model", False), *((f"{task.key} ({task.symbol})", True) for task in ladders)]
+    rows = [[model(label), *(_reach(grid, task, label) for task in ladders)] for label in sweep.labels]
+    caption = "Effective memory: the largest size that at least 80 % of the runs solve"
+    return Table(caption, heads, rows)
+
+
+def _reach(grid: list[Cell], task: Task, label: str) -> Entry:
+    mine = [c for c in grid if c.task is task and c.label == label and c.finished]
+    solved = [c.rung for c in mine if c.solved >= _MOST_SOLVE * c.finished and c.rung is not None]
+    if not mine:
+        return Entry(NONE, -1.0)
+    return number(max(solved), "{}") if solved else Entry("none", 0.0)
 
 
 def costs(sweep: Sweep, speeds: pd.DataFrame, *, longest: bool) -> Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,10 +98,15 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
         start = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big") % len(COLOURS)
         order = sorted(range(len(every)), key=lambda i: (i // len(COLOURS), (i - start) % len(COLOURS)))
         taken = set(chosen.values())
-        colours = {style.colour for style in taken}
         free = [every[i] for i in order if every[i] not in taken] or every
-        chosen[label] = next((s for s in free if s.colour not in colours), free[0])
+        chosen[label] = min(free, key=lambda style: _likeness(style, taken))
     return chosen
+
+
+def _likeness(style: Style, taken: Collection[Style]) -> tuple[int, int]:
+    """How often the colour is taken, then how often the marker and the dash are."""
+    marks = sum((style.marker == other.marker) + (style.dash == other.dash) for other in taken)
+    return sum(style.colour == other.colour for other in taken), marks
 
 
 def _pairs() -> Iterator[tuple[Dash, str]]:

@@ -32,7 +32,7 @@ _AFTER, _BEFORE, _EQUAL = MOMENTS["final"], MOMENTS["init"], "equal attention"
 _DECIDES = "decides the answer"
 _BEFORE_LOOK: dict[str, Any] = {"color": theme.INK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
 _EQUAL_LOOK: dict[str, Any] = {"facecolor": theme.INK, "alpha": 0.16}
-_CLEAR = 0.5  # a weight that most of a head's attention rests on
+_CLEAR, _NEARLY_ALL = 0.5, 0.8  # a weight that most of a head's attention rests on
 
 
 class Head(NamedTuple):
@@ -331,18 +331,18 @@ def steps(back: int) -> str:
 
 
 def _follows(look: Look) -> str:
-    """Whether the position that gets the most follows an earlier occurrence of the token that reads."""
+    """Whether what gets nearly all the weight follows an earlier occurrence of the token that reads it."""
     found = []
     for sequence in (0, 1):
         tokens, query = look.example(sequence)["token"], look.query(sequence)
         weight, key, _ = look.sharpest("final", sequence)
-        known = {query, key - 1} <= set(tokens.index) and tokens.nunique() > 2 and weight >= _CLEAR
-        found.append(known and 0 < key != query + 1 and bool(tokens[key - 1] == tokens[query]))
+        known = {query, key - 1} <= set(tokens.index) and tokens.nunique() > 2 and weight >= _NEARLY_ALL
+        found.append(known and key <= query and bool(tokens[key - 1] == tokens[query]))
     if not all(found):
         return ""
     return (
-        "In both examples that position comes right after an earlier occurrence of the very token that is "
-        "asked about: the head looks up what followed it."
+        "In both examples of the probe, the position that gets the most comes right after an earlier "
+        "occurrence of the same token as at the position that reads it."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_PANELS, _MOST_STATES = 8, 8
+_MOST_PANELS, _MOST_STATES = 8, 4
 _DASHES: tuple[theme.Dash, ...] = ((), (5, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
 
 
@@ -37,8 +37,8 @@ def plot(sweep: Sweep, task: Task, rung: int | None, decays: pd.DataFrame) -> Pl
             "|dL/dh\u209c|, the total derivative of one answer's loss with respect to the state after each "
             "step, through every later step, for every layer and direction (a cell is an LSTM's inner state; "
             "a model without a state shows the outputs of its blocks, of which the last is read at the "
-            "answer alone and so has none elsewhere); full colour after training, faint before; medians over "
-            "seeds"
+            "answer alone and so has none elsewhere); of a deep stack four states; full colour after "
+            "training, faint before; medians over seeds"
         ),
         shows=shows(decays, sweep.labels),
     )
@@ -67,8 +67,20 @@ def draw(table: pd.DataFrame, labels: list[str]) -> Figure:
     return figure
 
 
+def some(states: list[Any]) -> list[Any]:
+    """At most four of the states of a deep stack: the first, the last, and two between.
+
+    >>> some(list(range(12)))
+    [0, 4, 7, 11]
+    """
+    if len(states) <= _MOST_STATES:
+        return states
+    last = len(states) - 1
+    return [states[round(number * last / (_MOST_STATES - 1))] for number in range(_MOST_STATES)]
+
+
 def _panel(panel: Axes, mine: pd.DataFrame, style: theme.Style) -> None:
-    for number, (state, curves) in enumerate(list(mine.groupby("state", sort=False))[:_MOST_STATES]):
+    for number, (state, curves) in enumerate(some(list(mine.groupby("state", sort=False)))):
         dash = _DASHES[number % len(_DASHES)]
         for moment, alpha in (("init", 0.35), ("final", 1.0)):
             line = curves[curves["moment"] == moment].groupby("distance")["median"].median()
@@ -84,7 +96,7 @@ def shows(decays: pd.DataFrame, labels: list[str]) -> str:
     told = []
     for label in labels:
         parts = []
-        for state, rows in decays[decays["label"] == label].groupby("state", sort=False):
+        for state, rows in some(list(decays[decays["label"] == label].groupby("state", sort=False))):
             factor = dict(zip(rows["moment"], rows["factor"], strict=True))
             if {"init", "final"} <= set(factor):
                 parts.append(

@@ -1,0 +1,164 @@
+"""The figures of the gradient's way back: through training, through states, and through depth."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import training, write_sweep
+
+from seqbench.report.frame import Sweep, read_sweep
+from seqbench.report.page import render
+from seqbench.report.plots import depth, jacobian, states, training_flow
+from seqbench.report.summary import flow_table, flows_in_training, state_decays
+
+DISTANCES = list(range(1, 20))
+
+
+def falling(factor: float, moment: str, **more: Any) -> dict[str, list[Any]]:
+    rows = len(DISTANCES)
+    fixed = {name: [value] * rows for name, value in {"moment": moment, **more, "sequences": 4}.items()}
+    return {**fixed, "distance": DISTANCES, "median": [factor**d for d in DISTANCES]}
+
+
+def joined(*tables: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [value for table in tables for value in table[name]] for name in tables[0]}
+
+
+def maps(kept: dict[str, float], **more: Any) -> dict[str, list[Any]]:
+    """Singular values that fall by a factor per step, before and after training."""
+    rows = [
+        {
+            "moment": moment, "of": "state to state", "direction": "past", "distance": d, "largest": k**d,
+            "median": (k / 2) ** d, "smallest": (k / 4) ** d, "lyapunov": math.log(k), **more,
+        }
+        for moment, k in kept.items()
+        for d in (1, 2, 4, 8)
+    ]  # fmt: skip
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def swept(folder: Path, tables: dict[str, dict[str, dict[str, list[Any]]]], seeds: int = 1) -> Sweep:
+    work = [(training(m, 16, s, 0.5), columns) for m, columns in tables.items() for s in range(seeds)]
+    return read_sweep(write_sweep(folder, work))
+
+
+def learned(start: float, middle: float, end: float) -> dict[str, dict[str, list[Any]]]:
+    moments = {"init": start, "step 10": start, "step 30": middle, "final": end}
+    return {"gradient_flow": joined(*(falling(factor, moment) for moment, factor in moments.items()))}
+
+
+def test_the_decay_is_followed_through_training(tmp_path):
+    sweep = swept(tmp_path / "s", {"rnn": learned(0.5, 0.55, 0.6), "gru": learned(0.6, 0.8, 0.98)})
+    found = flows_in_training(sweep, flow_table(sweep))
+    gru = found[found["label"] == "gru"]
+    assert gru["step"].tolist() == [0, 10, 30, 100]  # the end is where the runs ended
+    assert gru["factor"].tolist() == pytest.approx([0.6, 0.6, 0.8, 0.98])
+    assert training_flow.shows(found) == (
+        "Training itself builds the memory in gru (\N{MULTIPLICATION SIGN}0.60 to 0.98). At the end the "
+        "gradient still vanishes with distance in rnn (\N{MULTIPLICATION SIGN}0.50 to 0.60)."
+    )
+    assert "figure-training-flow" in render(sweep)
+
+
+def test_without_looks_during_training_there_is_no_such_figure(tmp_path):
+    columns = {"gradient_flow": joined(falling(0.5, "init"), falling(0.6, "final"))}
+    sweep = swept(tmp_path / "s", {"rnn": columns})
+    task, rung, _ = flow_table(sweep)
+    assert training_flow.plot(task, rung, flows_in_training(sweep, flow_table(sweep)), sweep.labels) is None
+    assert "figure-training-flow" not in render(sweep)
+
+
+def test_a_moment_that_nobody_knows_is_left_out(tmp_path):
+    odd = {"gradient_flow": joined(falling(0.5, "init"), falling(0.5, "step <b>"), falling(0.6, "final"))}
+    sweep = swept(tmp_path / "s", {"rnn": odd})
+    assert flows_in_training(sweep, flow_table(sweep))["step"].tolist() == [0, 100]
+    render(sweep)
+
+
+def test_each_state_has_its_own_decay(tmp_path):
+    flow = joined(
+        *(
+            falling(factor, moment, state=state)
+            for state, (start, end) in {"state": (0.5, 0.6), "cell": (0.7, 0.9)}.items()
+            for moment, factor in (("init", start), ("final", end))
+        )
+    )
+    sweep = swept(tmp_path / "s", {"lstm": {**learned(0.5, 0.5, 0.5), "state_flow": flow}})
+    task, rung, _ = flow_table(sweep)
+    decays = state_decays(states.chosen(sweep, task, rung))
+    assert dict(zip(decays["state"] + decays["moment"], decays["factor"], strict=True)) == pytest.approx(
+        {"stateinit": 0.5, "statefinal": 0.6, "cellinit": 0.7, "cellfinal": 0.9}
+    )
+    times = "\N{MULTIPLICATION SIGN}"
+    assert states.shows(decays, sweep.labels) == (
+        f"Remains per step before and after training: lstm: state {times}0.50, then 0.60; "
+        f"cell {times}0.70, then 0.90."
+    )
+    assert "figure-states" in render(sweep)
+
+
+def test_states_without_any_gradient_are_not_drawn(tmp_path):
+    flow = {**falling(0.5, "init", state="block 2"), "median": [0.0] * len(DISTANCES)}
+    sweep = swept(tmp_path / "s", {"transformer": {**learned(1.0, 1.0, 1.0), "state_flow": flow}})
+    assert "figure-states" not in render(sweep)
+
+
+def test_the_map_of_two_directions_is_the_larger_of_theirs(tmp_path):
+    both = joined(
+        maps({"init": 0.5, "final": 0.6}, direction="forwards"),
+        maps({"init": 0.4, "final": 0.9}, direction="backwards"),
+    )
+    sweep = swept(tmp_path / "s", {"bilstm": {**learned(0.5, 0.5, 0.5), "jacobian": both}}, seeds=2)
+    task, rung, _ = flow_table(sweep)
+    table = jacobian.chosen(sweep, task, rung)
+    largest = table[table["moment"] == "final"].groupby("distance")["largest"].median().to_dict()
+    assert largest == pytest.approx({d: 0.9**d for d in (1, 2, 4, 8)})
+    assert jacobian.shows(table, sweep.labels).endswith("bilstm \N{MINUS SIGN}0.69 to \N{MINUS SIGN}0.11.")
+    assert "figure-jacobian" in render(sweep)
+
+
+def test_a_model_without_a_state_shows_its_inputs(tmp_path):
+    table = maps({"init": 0.5, "final": 0.6}, of="input to output")
+    sweep = swept(tmp_path / "s", {"transformer": {**learned(1.0, 1.0, 1.0), "jacobian": table}})
+    task, rung, _ = flow_table(sweep)
+    assert set(jacobian.chosen(sweep, task, rung)["of"]) == {"input to output"}
+    assert jacobian.shows(jacobian.chosen(sweep, task, rung), sweep.labels) == ""
+
+
+def test_distances_that_not_every_seed_has_are_left_out(tmp_path):
+    short = {name: values[:-1] for name, values in maps({"final": 0.6}).items()}
+    work = [
+        (training("gru", 16, s, 0.5), {**learned(0.5, 0.5, 0.5), "jacobian": table})
+        for s, table in enumerate([maps({"final": 0.6}), short])
+    ]
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    task, rung, _ = flow_table(sweep)
+    assert sorted(set(jacobian.chosen(sweep, task, rung)["distance"])) == [1, 2, 4]
+
+
+def stacked(norms: list[float], steps: int = 3) -> dict[str, dict[str, list[Any]]]:
+    columns = {
+        f"encoder.blocks.{n}.{part}": [norm] * steps for n, norm in enumerate(norms) for part in ("a", "b")
+    }
+    return {"parameters": {"step": [20 * i + 1 for i in range(steps)], "embedding": [9.0] * steps, **columns}}
+
+
+def test_the_gradient_of_each_layer_is_that_of_all_its_weights(tmp_path):
+    deep = {**learned(1.0, 1.0, 1.0), **stacked([0.1, 0.2, 1.0])}
+    sweep = swept(tmp_path / "s", {"transformer": deep})
+    task, rung, _ = flow_table(sweep)
+    found = depth.by_layer(sweep, task, rung)
+    assert found["norm"].tolist() == pytest.approx([norm * 2**0.5 for norm in (0.1, 0.2, 1.0)])
+    assert (
+        depth.shows(found, sweep.labels)
+        == "The first layer receives little in transformer (0.1 of the last)."
+    )
+    assert "figure-depth" in render(sweep)
+
+
+def test_a_shallow_stack_has_no_depth_to_show(tmp_path):
+    sweep = swept(tmp_path / "s", {"transformer": {**learned(1.0, 1.0, 1.0), **stacked([0.1, 0.2])}})
+    assert "figure-depth" not in render(sweep)
