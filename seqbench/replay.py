@@ -44,9 +44,9 @@ def keeps_state(encoder: Encoder, x_BTD: Tensor) -> bool:
     return encoder.causal and bool(tensors(state))
 
 
-def steps(encoder: Encoder, x_BTD: Tensor) -> tuple[Tensor, list[Any]]:
-    """Outputs ``(B, T, H)``, and the state after each step."""
-    outputs, states, state = [], [], None
+def steps(encoder: Encoder, x_BTD: Tensor, state: Any = None) -> tuple[Tensor, list[Any]]:
+    """Outputs ``(B, T, H)``, and the state after each step; from a state, if one is given."""
+    outputs, states = [], []
     for t in range(x_BTD.shape[1]):
         y_B1H, state = encoder(x_BTD[:, t : t + 1], state=state)
         outputs.append(y_B1H)
@@ -97,12 +97,16 @@ def state_jacobians(encoder: Encoder, x_TD: Tensor, distances: list[int]) -> Ite
     """D s_T / d s_{T-d} of the whole state of one sequence, ``(S, S)``, for each distance d.
 
     The sequence is repeated once per unit and the i-th copy is asked for the i-th unit of its last state:
-    copies do not meet, so that a single backward pass gives row i of every Jacobian in copy i.
+    copies do not meet, so that a single backward pass gives row i of every Jacobian in copy i. What lies
+    before the largest distance is run without a gradient.
     """
     axes = batch_axes(encoder, x_TD[None])
+    start = len(x_TD) - 1 - max(distances)
     with torch.no_grad():
         units = flat(tensors(encoder(x_TD[None, :1])[1]), axes).shape[1]
-    _, states = steps(encoder, x_TD.expand(units, -1, -1).clone().requires_grad_())
+        copies_STD = x_TD.expand(units, -1, -1)
+        before = encoder(copies_STD[:, :start])[1] if start else None
+    _, states = steps(encoder, copies_STD[:, start:].clone().requires_grad_(), before)
     asked = [states[-1 - distance] for distance in distances]
     leaves = [leaf for state in asked for leaf in tensors(state)]
     last = flat(tensors(states[-1]), axes).diagonal().sum()

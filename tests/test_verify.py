@@ -31,7 +31,7 @@ def test_an_exact_claim_with_another_number_is_refuted(claim):
 
 
 def sweep(scores: list[float], status: str = "done") -> SimpleNamespace:
-    """A sweep of one model with these accuracies, and the same on its farthest slice."""
+    """A sweep of one model with these accuracies, and the same at length 160."""
     runs = pd.DataFrame({"model": "lstm", "status": status, "seed": range(len(scores)), "test_score": scores})
     near, far = (
         pd.DataFrame({"label": "lstm", "value": value, "seed": range(len(scores)), "score": accuracy})
@@ -51,7 +51,7 @@ def sweep(scores: list[float], status: str = "done") -> SimpleNamespace:
         ([], CANNOT_TELL),
     ],
 )
-@pytest.mark.parametrize("told", [claims.test_score, claims.farthest])
+@pytest.mark.parametrize("told", [claims.test_score, claims.at_length_160])
 def test_a_claim_about_training_needs_more_than_half_of_all_seeds(scores, word, told):
     claim = Trained("s", "s", "s", "lstm", lambda score: score > 0.9, told)
     assert claim.judge(sweep(scores)).word == word

@@ -106,7 +106,7 @@ def layers_of(encoder: nn.Module) -> list[nn.Module]:
     """
     found = [module for module in encoder.modules() if callable(getattr(module, "weights", None))]
     if not found:
-        raise NotApplicable("no part of the model attends (none has a method weights)")
+        raise NotApplicable("no part of the model attends")
     for module in encoder.modules():
         if isinstance(module, Bidirectional) and set(found) & set(module.modules()):
             raise NotApplicable("it attends in a copy of the sequence that is reversed")

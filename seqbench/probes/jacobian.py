@@ -16,12 +16,16 @@ from seqbench.probes.base import NotApplicable
 from seqbench.registry import register
 from seqbench.replay import Direction, directions, keeps_state, output_jacobians, state_jacobians
 
+_FARTHEST = 64  # so that a measurement costs less than ten training steps
 Row = dict[str, Any]
 
 
 @register("probe")
 class Jacobian:
-    """Singular values of ds_T/ds_{T-d} (whole state) and of dy_T/dx_{T-d}, for the longest probe sequence.
+    """Singular values of ds_T/ds_{T-d} (whole state), for the longest probe sequence and d up to 64.
+
+    For an encoder without a state: of dy_T/dx_{T-d}, from input to output.
+
 
     In float64. A largest value far below 1 means that nothing of the early state is left, far above 1 that
     differences explode; ``lyapunov`` is its logarithm per step, which tends to the largest Lyapunov exponent
@@ -36,14 +40,14 @@ class Jacobian:
         one = batch.rows(longest, longest + 1)
         with torch.no_grad():
             x_1TD = double.embed(one.tensors()).double()[:, : int(one.lengths_B[0])]
-        distances = spaced(x_1TD.shape[1] - 1)
+        distances = spaced(min(x_1TD.shape[1] - 1, _FARTHEST))
         if not distances:
             raise NotApplicable("the longest probe sequence has one step")
         mask_1T = torch.ones(x_1TD.shape[:2], dtype=torch.bool)
         rows = [
             row
             for way in directions(double.encoder, x_1TD, mask_1T)
-            for row in [*_of_outputs(way, distances), *_of_states(way, distances)]
+            for row in (_of_states if keeps_state(way.encoder, way.x_BTD) else _of_outputs)(way, distances)
         ]
         if not rows:
             raise NotApplicable("the output does not depend on the input")
@@ -69,8 +73,6 @@ def _of_outputs(way: Direction, distances: list[int]) -> Iterator[Row]:
 
 
 def _of_states(way: Direction, distances: list[int]) -> Iterator[Row]:
-    if not keeps_state(way.encoder, way.x_BTD):
-        return
     for distance, jacobian in state_jacobians(way.encoder, way.x_BTD[0], distances):
         yield _row("state to state", way, distance, jacobian)
 

@@ -39,8 +39,8 @@ class FormalTask(GeneratedTask):
         return self.longest / 2
 
     def slice_values(self) -> list[int]:
-        """Lengths from a quarter of the longest to four times it."""
-        return [self.longest * quarters // 4 for quarters in (1, 2, 4, 6, 8, 12, 16)]
+        """Lengths from a quarter of the longest to eight times it."""
+        return [self.longest * quarters // 4 for quarters in (1, 2, 4, 6, 8, 12, 16, 32)]
 
     def sample(self, rng: np.random.Generator, examples: int) -> Batch:
         return self.draw(rng, rng.integers(1, self.longest + 1, examples))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CONFIRMED, REFUTED, CANNOT_TELL, NOT_TRIED = "confirmed", "refuted", "cannot tell", "not tried"
 _LEVEL = 0.05
 _SMALL = 0.01
+_FAR = 160
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ def test_score(sweep: Sweep, model: str) -> dict[int, float]:
     return {int(row["seed"]): float(row["test_score"]) for row in runs.to_dict("records")}
 
 
-def farthest(sweep: Sweep, model: str) -> dict[int, float]:
-    """Score of each seed on the extra test set that is farthest from training."""
+def at_length_160(sweep: Sweep, model: str) -> dict[int, float]:
+    """Score of each seed on the extra test set of that length."""
     table = sweep.table("slices")
-    mine = table[(table["label"] == model) & (table["value"] == table["value"].max())]
+    mine = table[(table["label"] == model) & (table["value"] == _FAR)]
     return {int(row["seed"]): float(row["score"]) for row in mine.to_dict("records")}
 
 
@@ -158,15 +159,15 @@ CLAIMS: tuple[Exact | Trained, ...] = (
     ),
     Trained(
         "An LSTM trained on parity up to length 40 solves it at length 160.",
-        _CHOMSKY, _LENGTH, "lstm", lambda score: score > 0.95, farthest,
+        _CHOMSKY, _LENGTH, "lstm", lambda score: score > 0.95, at_length_160,
     ),
     Trained(
         "A GRU trained on parity up to length 40 solves it at length 160.",
-        _CHOMSKY, _LENGTH, "gru", lambda score: score > 0.95, farthest,
+        _CHOMSKY, _LENGTH, "gru", lambda score: score > 0.95, at_length_160,
     ),
     Trained(
         "A Transformer trained on parity up to length 40 is near chance at length 160.",
-        _CHOMSKY, _LENGTH, "transformer", lambda score: score < 0.65, farthest,
+        _CHOMSKY, _LENGTH, "transformer", lambda score: score < 0.65, at_length_160,
     ),
     Trained(
         "An LSTM learns the adding problem at T=50 to a mean squared error below 0.01.",

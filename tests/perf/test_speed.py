@@ -7,6 +7,8 @@ training step of each model, and what drawing its data costs.
 from __future__ import annotations
 
 import itertools
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +19,17 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqbench import environment
-from seqbench.batch import TokenRows, bucketed, pad
+from seqbench.batch import TensorBatch, TokenRows, bucketed, pad
 from seqbench.cli import compose
 from seqbench.config import Job
 from seqbench.layers.base import Bidirectional
 from seqbench.layers.recurrent import ElmanLayer, GRULayer, LSTMLayer
 from seqbench.match import solve_width
-from seqbench.network import Network
+from seqbench.network import Network, answer_loss
+from seqbench.probes.base import NotApplicable
 from seqbench.registry import plugins
 from seqbench.tasks.base import Data, GeneratedTask
-from seqbench.train import Stepper
+from seqbench.train import Stepper, rate
 
 pytestmark = pytest.mark.perf
 GENERATED = [name for name, cls in plugins("task").items() if issubclass(cls, GeneratedTask)]
@@ -119,6 +122,82 @@ def test_training_step(benchmark, name):
     benchmark.group = "training step, temporal_order T=128"
     [job] = compose([f"model={name}", "task=temporal_order", "task.lengths=[128]"])
     benchmark(training_step(job, job.task.open(0, Path())))
+
+
+class Bare(Stepper):
+    """The same step as a loop without any log would take it: clip, update, fetch the loss now and then."""
+
+    def step(self, batch: TensorBatch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * rate(self.done, self.total, self.config)
+        loss = answer_loss(*self.network(batch))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        if self.done % self.config.log_every == 0:
+            loss.item()
+
+
+def paired_seconds(model: str, length: int, rounds: int = 40) -> tuple[list[float], list[float]]:
+    """CPU seconds of ten steps without and with the log, taken in turns."""
+    [job] = compose([f"model={model}", "task=temporal_order", f"task.lengths=[{length}]"])
+    data = job.task.open(0, Path())
+    sizes = (data.vocabulary_size, data.classes)
+    width = solve_width(job, *sizes)
+    ready = [batch.tensors() for batch in itertools.islice(data.train(job.train.batch_size), 8)]
+    steppers = []
+    for kind in (Bare, Stepper):
+        torch.manual_seed(0)
+        steppers.append(kind(Network(job.model, job.network, *sizes, width), job.train, steps=1_000_000))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 else (1, 0):
+            start = time.process_time()
+            for batch in itertools.islice(itertools.cycle(ready), job.train.log_every):
+                steppers[which].step(batch)
+            if which:
+                steppers[which].drain()
+            seconds[which].append(time.process_time() - start)
+    return seconds
+
+
+@pytest.mark.parametrize("length", [16, 128])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "transformer"])
+def test_what_logging_costs(benchmark, name, length, capsys):
+    """Norms of every gradient at every step, and of every update at every tenth: a share of training time."""
+    bare, logged = paired_seconds(name, length)
+    share = statistics.median(b / a for a, b in zip(bare, logged, strict=True)) - 1
+    with capsys.disabled():
+        print(f"\nlogging costs {share:+.1%} of ten steps: {name} T={length} (median of 40 pairs)")  # noqa: T201
+    benchmark.extra_info["share"] = share
+    benchmark.group = "logging: ten steps"
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+@pytest.mark.parametrize("probe", plugins("probe"))
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "bilstm", "transformer"])
+def test_a_probe_beside_training_steps(name, probe, capsys):
+    """A snapshot of 16 sequences in training steps of the same network, at T=128."""
+    [job] = compose([f"model={name}", "task=temporal_order", "task.lengths=[128]"])
+    data = job.task.open(0, Path())
+    step = training_step(job, data)
+    sizes = (data.vocabulary_size, data.classes)
+    network, batch = Network(job.model, job.network, *sizes, solve_width(job, *sizes)), data.probe(16)
+    try:
+        ratios = []
+        for _ in range(5):
+            start = time.process_time()
+            for _ in range(5):
+                step()
+            middle = time.process_time()
+            plugins("probe")[probe]().measure(network, batch)
+            ratios.append((time.process_time() - middle) / ((middle - start) / 5))
+    except NotApplicable as reason:
+        pytest.skip(str(reason))
+    with capsys.disabled():
+        print(f"\n{probe}: {statistics.median(ratios):.1f} training steps: {name} T=128 (median of 5)")  # noqa: T201
 
 
 @pytest.mark.parametrize("what", ["drawing 8 batches", "training an LSTM on them"])
