@@ -64,11 +64,14 @@ def test_a_training_record_holds_what_the_report_needs(swept):
         assert run.metrics["peak_memory_bytes"] > 1e7
         assert run.environment["threads"] == 1
         found = tables(path, run)
-        assert set(found) == {"steps", "parameters", "evaluations", "gradient_flow"}
+        looks = {"gradient_flow", "state_flow"}
+        assert set(found) == {"steps", "parameters", "updates", "evaluations", *looks}
         assert set(run.files) == {f"{name}.parquet" for name in found} | {"log.txt"}
         assert found["steps"]["step"] == list(range(1, 21))
         assert found["evaluations"]["step"] == [10, 20]
-        assert set(found["gradient_flow"]["moment"]) == {"init", "final"}
+        assert set(found["gradient_flow"]["moment"]) == {"init", "step 10", "final"}
+        assert set(found["state_flow"]["moment"]) == {"init", "final"}
+        assert run.metrics["oracle_score"] == 1.0
 
 
 def test_a_speed_record_holds_raw_seconds_of_single_steps(swept):

@@ -64,9 +64,8 @@ def write_sweep(folder: Path, text: Fields) -> Path:
             (place / "log.txt").write_text("\n".join(text() for _ in range(9)), "utf-8", "replace")
             records.write_run(place, run, _tables(text, kind) if status == "done" else {})
         kept = ("kind", "identity", "task", "rung", "model", "seed", "config", "label")
-        entries.append(
-            {"folder": f"run-{number}", **{key: getattr(run, key) for key in kept}, text(): text()}
-        )
+        described = {key: getattr(run, key) for key in kept}
+        entries.append({"folder": f"run-{number}", **described, "companion": number == 1, text(): text()})
     plan = {"sweep": text(), "commands": [[text() for _ in range(9)], [text()]], "program": [text(), text()]}
     plan |= {
         "models": [*models, text()],
@@ -84,11 +83,13 @@ def _run(text: Fields, kind: str, status: str, task: str, model: str, seed: int)
         "train_cpu_s": 1.0, "width": 8, "parameters": 1010, "matched_parameters": 1000, "causal": True,
         "canary": False, "kernel": text(), "readout": text(), "first_batch_sha256": text(),
         "data_sha256": text(), "solved_step": text(),
+        "sample": f"{text()}\n{text()}", "sample_prompt": text(), "oracle_score": 0.5,
         "gradient_flow_failed": text(), f"{text()}_not_applicable": text(), text(): text(), text(): 1.0,
     }  # fmt: skip
     error = {key: text() for key in ("type", "message", "place")}
     card = {key: text() for key in ("id", "tests", "definition", "source", "answers", "rung_symbol")}
-    levels = {name: {text(): 0.2, text(): 0.7} for name in ("floors", "reference_points")}
+    levels = {name: {text(): 0.2, text(): 0.7} for name in ("floors", "reference_points", "notes")}
+    levels |= {"slice_axis": text(), "trained_to": 20, "metric": text() if seed == 1 else "accuracy"}
     config = {
         "task": {"name": text(), "solved_at": 0.9, "lengths": [16], text(): text()},
         "model": {"name": text(), "init": text(), text(): text()},
@@ -107,7 +108,7 @@ def _run(text: Fields, kind: str, status: str, task: str, model: str, seed: int)
 
 def _tables(text: Fields, kind: str) -> dict[str, dict[str, list[Any]]]:
     steps, odd = [20, 40, 60], [text.name()] * 3
-    learned = {"step": steps, "loss": steps, "accuracy": steps}
+    learned = {"step": steps, "loss": steps, "accuracy": [0.2, 0.3, 0.4]}
     if kind == "speed":
         modes = ["train", "forward", text.name(), text.name()]
         numbers = {
@@ -117,13 +118,46 @@ def _tables(text: Fields, kind: str) -> dict[str, dict[str, list[Any]]]:
             "memory_bytes": [5e6] * 4,
         }
         return {"speed": {**numbers, "mode": modes, text.name(): [text.name()] * 4}}
-    flow = {"distance": [0, 1, 2, 3] * 2, "median": [1.0, 0.5, 0.2, 0.1] * 2, "sequences": [4] * 8}
-    moments = ["init"] * 4 + ["final"] * 3 + [text.name()]
+    flow = {"distance": [0, 1, 2, 3] * 3, "median": [1.0, 0.5, 0.2, 0.1] * 3, "sequences": [4] * 12}
+    moments = ["init"] * 4 + ["step 10"] * 4 + ["final"] * 3 + [text.name()]
     return {
+        **_probes(text),
+        "slices": {"value": [10, 20, 40], "loss": [1.0] * 3, "accuracy": [0.5] * 3, text.name(): odd},
+        "updates": {"step": steps, text.name(): [1e-3] * 3},
         "evaluations": {**learned, "train_cpu_s": odd, text.name(): odd},
         "steps": {"step": steps, "loss": [1.0] * 3, "gradient_norm": odd},
-        "parameters": {"step": steps, **{text.name(): [0.3] * 3 for _ in range(5)}},
-        "gradient_flow": {**flow, "moment": moments, text.name(): [text.name()] * 8},
+        "parameters": {
+            "step": [1, 40, 60],
+            **{text.name(): [0.3] * 3 for _ in range(5)},
+            **{f"{text.name()}.blocks.{layer}.{text.name()}": [0.3] * 3 for layer in range(3)},
+        },
+        "gradient_flow": {**flow, "moment": moments, text.name(): [text.name()] * 12},
+    }  # fmt: skip
+
+
+def _probes(text: Fields) -> dict[str, dict[str, list[Any]]]:
+    """Tables of the probes, with a hostile text wherever a text can stand."""
+    moments = ["init", "final"] * 4
+    numbers = [1.0, 0.5, 0.2, 0.1, 0.9, 0.4, 0.3, 0.2]
+    ends = {"moment": moments, "distance": [1, 1, 2, 2, 4, 4, 8, 8]}
+    names = [text.name(), text.name()]
+    shares = dict.fromkeys(("low_share", "high_share", "mean", "median", "largest"), numbers)
+    spans = dict.fromkeys(("time_scale_steps", "longest_time_scale_steps"), numbers)
+    places = {
+        name: [1, 1, 2, 2, 1, 1, 2, 2] for name in ("layer", "head", "sequence", "query", "key", "token")
+    }
+    kinds = ["map", "map", "entropy", "entropy", "distance", "distance", "uniform map", text.name()]
+    return {
+        "state_flow": {**ends, "state": names * 4, "median": numbers, "sequences": [4] * 8},
+        "jacobian": {
+            **ends, "of": ["state to state"] * 7 + [text.name()], "direction": names * 4,
+            **dict.fromkeys(("largest", "median", "smallest", "lyapunov"), numbers),
+        },
+        "gates": {
+            "moment": moments, "layer": names * 4, "gate": [True] * 8, **shares, **spans,
+            "activation": ["forget gate", "update gate", "candidate", "state"] + [text.name()] * 4,
+        },
+        "attention": {"moment": moments, "kind": kinds, **places, "value": numbers, "relevant": numbers},
     }  # fmt: skip
 
 
