@@ -112,9 +112,12 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
         {**entry, "command": len(numbers), "companion": entry["companion"] and entry["asked"] not in named}
         for entry in plan["runs"]
     ]
+    runs = [*new, *old]
+    contests = {(e.get("model"), e.get("task")) for e in runs if not e.get("companion")}
+    runs = [e for e in runs if not (e.get("companion") and (e.get("model"), e.get("task")) in contests)]
     models = dict.fromkeys([*plan["models"], *(entry["model"] for entry in old)])
     commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
-    return {**plan, "commands": commands, "models": list(models), "runs": [*new, *old]}
+    return {**plan, "commands": commands, "models": list(models), "runs": runs}
 
 
 def _parts(entry: Mapping[str, Any]) -> dict[str, str]:

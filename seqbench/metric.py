@@ -56,10 +56,16 @@ class Metric:
         return f"{score:.{self.digits - fewer}f}"
 
     def tolerance(self, floors: Mapping[str, float]) -> float:
-        """The margin, where a task has these floors."""
+        """The margin, where a task has these exact floors; none where it has no scale."""
         if not self.relative:
             return self.margin
-        return self.margin * max(floors.values(), default=1.0)
+        return self.margin * max(floors.values(), default=0.0)
+
+    def noise(self, score: float, answers: float) -> float:
+        """How far chance alone may move a score over so many answers (2.5 standard errors); 0: not known."""
+        if self is not ACCURACY or not (answers >= 1 and 0 <= score <= 1):
+            return 0.0
+        return 2.5 * math.sqrt(max(score * (1 - score), 1 / answers) / answers)
 
     def ordered(self, floors: Mapping[str, float]) -> dict[str, float]:
         """Levels by name, the worst first."""

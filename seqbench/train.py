@@ -201,7 +201,8 @@ def fit(
     outcome = run.outcome
     batches = _fingerprinted(data, config.batch_size, outcome)
     skip(batches, run.stepper.done)
-    valid = [batch.tensors(device) for batch in data.held_out("valid", config.eval_examples)]
+    sizes = (data.vocabulary_size, data.classes, data.features)
+    valid = [batch.checked(*sizes).tensors(device) for batch in data.held_out("valid", config.eval_examples)]
     if state is not None:
         run.restore_random(state)  # last: drawing the data again may have used it
     network.train()

@@ -155,3 +155,13 @@ def test_a_canary_that_an_earlier_command_named_stays_a_contestant(make_job, tmp
     both = extended(later, named)["runs"]
     assert {run["companion"] for run in both if run["asked"] in asked} == {False}
     assert {run["companion"] for run in both if run["model"] == "constant"} == {True}
+
+
+@pytest.mark.parametrize("bag_first", [True, False])
+def test_a_canary_that_any_command_names_is_no_companion_beside_it(make_job, tmp_path, bag_first):
+    bag, _ = written([make_job("bag", seeds=[0], speed=NO_SPEED)], tmp_path, "bag")
+    gru, _ = written([make_job("gru", seeds=[0], speed=NO_SPEED, canaries=True)], tmp_path, "gru")
+    both = extended(gru, bag) if bag_first else extended(bag, gru)
+    found = [(run["model"], run["companion"], run["rung"]) for run in both["runs"]]
+    assert {one[:2] for one in found} == {("bag", False), ("gru", False), ("constant", True)}
+    assert len(found) == len(set(found))

@@ -191,3 +191,37 @@ def test_the_headline_says_when_no_model_clears_a_floor(tmp_path, loss, said):
     sweep = swept(tmp_path / "s", [(number("gru", 0, loss), {})])
     words = 'The floor "always the mean" is 0.1667: no model does better.'
     assert (words in headline(sweep, cells(sweep))) == said
+
+
+def test_a_canary_that_chance_alone_may_have_lifted_is_no_floor(tmp_path):
+    of = card(floors={"chance": 0.5})
+    for accuracy, shown in ((0.534, False), (0.56, True)):
+        lucky = training("bag", 16, 0, accuracy, metrics={"canary": True, "test_answers": 1024}, card=of)
+        model = training("gru", 16, 0, accuracy, card=of)
+        sweep = swept(tmp_path / str(accuracy), [(model, {}), (lucky, {})], companions=1)
+        assert ("bag (measured)" in sweep.tasks[0].floors(16)) == shown
+        assert bool(baselines.blind_winners(sweep)) == shown
+
+
+@pytest.mark.parametrize("first", ["timeout", "done"])
+def test_a_run_that_ended_early_does_not_hide_what_others_know_about_the_data(tmp_path, first):
+    known = card(floors={"chance": 0.1, "majority class": 0.3}, notes={"rows": 5})
+    early = training("gru", 16, 0, 0.0, status="timeout", card=card(floors={"chance": 0.1}))
+    work = [(early, {}), (training("gru", 16, 1, 0.9, card=known), {})]
+    task = swept(tmp_path / "s", work if first == "timeout" else work[::-1]).tasks[0]
+    assert (task.floors(16), task.notes) == ({"chance": 0.1, "majority class": 0.3}, [("rows", "5")])
+
+
+def test_a_regression_without_a_floor_has_no_scale_and_a_diverged_model_no_score(tmp_path):
+    of = card(metric=SQUARED_ERROR.name, floors={})
+    work = [(number("rnn", s, 0.1, of), {}) for s in range(2)] + [
+        (number("lstm", s, 21.0, of), {}) for s in range(2)
+    ]
+    blind = (number("constant", 0, 5000.0, of, canary=True), {})
+    sweep = swept(tmp_path / "s", [*work, blind], companions=1)
+    assert "equivalent" not in "".join(c.words for c in compare(sweep, whole=True))
+    lost = [(dataclasses.replace(number("gru", 0, 0.1, of), status="diverged"), {})]
+    gone = swept(tmp_path / "t", lost)
+    assert headline(gone, cells(gone)) == "No run has finished yet."
+    assert solving(cells(gone), gone.tasks[0]) == "no score on order: its runs diverged"
+    assert "nan" not in render(gone).lower().replace("nano", "")

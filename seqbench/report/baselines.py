@@ -41,21 +41,28 @@ def blind_winners(sweep: Sweep) -> list[str]:
 
 
 def _as_good(task: Task, rung: int | None, runs: pd.DataFrame) -> list[str]:
-    metric, floors = task.metric, task.floors(rung)
-    near = metric.tolerance(floors) if metric.higher else -metric.tolerance(floors)
+    metric, near = task.metric, task.tolerance(rung)
     blind = runs["canary"].eq(True)
     means = runs[~blind].groupby("label")["score"].mean().dropna()
     if means.empty:
         return []
     best = float(means.max() if metric.higher else means.min())
-    exact = [value for name, value in floors.items() if "(measured)" not in name]
-    nothing = exact[-1] if exact else None  # whoever is no better has not learned the point
     return [
         f"{label} on {task.at(rung)} ({metric.shown(score)})"
         for label, score in runs[blind].groupby("label")["score"].mean().items()
-        if metric.reaches(score, best - near)
-        and (nothing is None or not metric.reaches(nothing + near, score))
+        if metric.reaches(score, best - (near if metric.higher else -near))
+        and _learned(task, rung, score, runs)
     ]
+
+
+def _learned(task: Task, rung: int | None, score: float, runs: pd.DataFrame) -> bool:
+    """Whether a score is better than every exact floor, by more than chance: else nobody learned the point."""
+    exact = list(task.exact(rung).values())
+    if not exact:
+        return True
+    answers = float(pd.to_numeric(runs["test_answers"], errors="coerce").astype(float).median())
+    clear = max(task.tolerance(rung), task.metric.noise(score, answers))
+    return not task.metric.reaches(exact[-1] + (clear if task.metric.higher else -clear), score)
 
 
 def refuted_tasks(sweep: Sweep) -> list[str]:

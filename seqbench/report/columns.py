@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +46,7 @@ _TEXTS = {
     "attention": ("moment", "kind"),
     "speed": ("mode",),
 }
+_LARGEST = 1e100
 _MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
 
 
@@ -72,8 +74,9 @@ def read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
         raise DamagedFile(f"{table.num_rows} rows, more than {_MOST_ROWS}")
     columns: dict[str, pd.Series] = {}
     for column in list(dict.fromkeys([*COLUMNS[name], *table.column_names]))[:_MOST_COLUMNS]:
-        read = _texts if column in texts(name) else _numbers
-        columns.setdefault(clean(column, 120), read(table.column(column)))
+        values, endless = table.column(column), str(column).endswith("time_scale_steps")
+        read = _texts(values) if column in texts(name) else _numbers(values, endless=endless)
+        columns.setdefault(clean(column, 120), read)
     return pd.DataFrame(columns)
 
 
@@ -90,10 +93,17 @@ def _texts(values: pa.ChunkedArray) -> pd.Series:
     return pd.Series([short[place] for place in places])
 
 
-def _numbers(values: pa.ChunkedArray) -> pd.Series:
-    """A column as numbers; a text that is none is missing."""
+def _numbers(values: pa.ChunkedArray, *, endless: bool) -> pd.Series:
+    """A column as numbers; a text that is none is missing, and so is what is too large to draw.
+
+    Args:
+        endless: infinity means something and stays.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(values.type) or pa.types.is_string(values.type):
-        return pd.to_numeric(_texts(values), errors="coerce").astype(float)
-    return pd.Series(values.cast(pa.float64(), safe=False).to_numpy(), dtype=float)
+        found = pd.to_numeric(_texts(values), errors="coerce").astype(float)
+    else:
+        found = pd.Series(values.cast(pa.float64(), safe=False).to_numpy(), dtype=float)
+    usable = found.abs() <= _LARGEST
+    return found.where(usable | (found == math.inf) if endless else usable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -26,6 +27,7 @@ UNFINISHED = ("pending", "damaged")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
 _MOST_COMMANDS = 20
+_LARGEST = 1e100
 _RUN_COLUMNS = [
     "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "companion",
     "test_score", "test_accuracy", "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s",
@@ -188,6 +190,10 @@ def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[s
     models: dict[Any, list[dict[str, str]]] = {}
     tasks: dict[str, list[dict[str, str]]] = {}
     for entry in entries:
+        if entry.get("companion") is True:
+            models.setdefault((entry["model"], entry["task"]), [])
+            tasks.setdefault(entry["task"], []).append(_task_settings(entry))
+            continue
         settings = flat(entry["config"], MODEL_SETTINGS)
         models.setdefault((entry["model"], entry["task"]), []).append(settings)
         tasks.setdefault(entry["task"], []).append(_task_settings(entry))
@@ -222,7 +228,27 @@ def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, st
         return "damaged", None, "the record is not of the planned run"
     if not records.files_intact(place, run):
         return "damaged", None, "a file is missing or not what the record says"
-    return run.status, run, ""
+    return run.status, tamed_run(run), ""
+
+
+def tamed_run(run: Run) -> Run:
+    """A run whose numbers are numbers that can be computed with."""
+    parts = {name: tamed(getattr(run, name)) for name in ("config", "card", "metrics", "environment")}
+    return dataclasses.replace(run, **parts)
+
+
+def tamed(value: Any) -> Any:
+    """Plain data without numbers that are not finite or of absurd size; None stands in their place.
+
+    >>> tamed({"a": [1, 10**400], "b": float("inf")})
+    {'a': [1, None], 'b': None}
+    """
+    if isinstance(value, Mapping):
+        return {key: tamed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tamed(item) for item in value]
+    absurd = isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST
+    return None if absurd else value
 
 
 def _row(

@@ -10,8 +10,9 @@ from seqbench.report.frame import Sweep
 from seqbench.report.summary import same
 from seqbench.report.task import Task
 
-_EXPLODES = 100.0  # a gradient norm so many times its median
-_VANISHES = 1e-7  # an update cannot be told from rounding below it
+_EXPLODES = 100.0  # a gradient norm so many times the median of the steps before it
+_BEFORE = 50  # so many steps; a run that has converged has small norms, and its first ones were no explosion
+_VANISHES = 1e-7
 _KEYS = ("step", "label", "task", "rung", "seed")
 
 
@@ -22,6 +23,8 @@ class Health:
     Attributes:
         clipped: share of the steps whose gradient was clipped; None where nothing is ever clipped.
         median_norm, largest_norm: of all gradients together, before clipping.
+        jump: the largest norm relative to the median of the steps before it, where it was above the clip.
+        start: median norm of the first steps.
         update: median over parameters and steps of the update's norm relative to the parameter's.
     """
 
@@ -31,16 +34,18 @@ class Health:
     clipped: float | None
     median_norm: float
     largest_norm: float
+    jump: float
+    start: float
     update: float
 
     @property
     def flags(self) -> str:
         """What should worry a reader, in words."""
         found = []
-        if self.largest_norm > _EXPLODES * self.median_norm:
-            found.append(f"explodes: {self.largest_norm / self.median_norm:.0f} times its median at a step")
-        if self.median_norm < _VANISHES:
-            found.append("vanishes")
+        if self.jump > _EXPLODES:
+            found.append(f"explodes: at one step {self.jump:.0f} times what it was before")
+        if self.start < _VANISHES:
+            found.append("vanishes from the start")
         return "; ".join(found)
 
 
@@ -63,9 +68,22 @@ def health(sweep: Sweep) -> list[Health]:
                             clipped=float((norms > clip).mean()) if clip else None,
                             median_norm=float(norms.median()),
                             largest_norm=float(norms.max()),
+                            jump=_jump(mine, max(clip, 1.0)),
+                            start=float(mine[mine["step"] <= _BEFORE]["gradient_norm"].median()),
                             update=_update(_of(updates, task, rung, label)),
                         )
                     )
+    return found
+
+
+def _jump(mine: pd.DataFrame, above: float) -> float:
+    """The largest norm above a level, relative to the median of the steps before it, over all seeds."""
+    found = 0.0
+    for _, steps in mine.sort_values("step").groupby("seed"):
+        norms = steps["gradient_norm"]
+        before = norms.shift().rolling(_BEFORE, min_periods=10).median()
+        jumps = (norms / before)[(norms > above) & (before > 0)]
+        found = max(found, float(jumps.max()) if len(jumps) else 0.0)
     return found
 
 

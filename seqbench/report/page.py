@@ -180,15 +180,20 @@ def gradients(
 ) -> Iterable[Plot | None]:
     """The figures of the gradient's way back, on the rung that reaches back farthest."""
     yield gradient.plot(sweep, chosen, found)
-    if chosen is None:
-        return
-    task, rung, _ = chosen
-    yield training_flow.plot(task, rung, flows_in_training(sweep, chosen), sweep.labels)
-    yield states.plot(sweep, task, rung, state_decays(states.chosen(sweep, task, rung)))
-    yield jacobian.plot(sweep, task, rung)
+    place = chosen[:2] if chosen is not None else longest(sweep)
+    if place is not None:
+        task, rung = place
+        yield training_flow.plot(task, rung, flows_in_training(sweep, chosen), sweep.labels)
+        yield states.plot(sweep, task, rung, state_decays(states.chosen(sweep, task, rung)))
+        yield jacobian.plot(sweep, task, rung)
+        yield depth.plot(sweep, task, rung)
     yield gates.plot(sweep)
     yield attention.plot(sweep)
-    yield depth.plot(sweep, task, rung)
+
+
+def longest(sweep: Sweep) -> tuple[Task, int | None] | None:
+    """The highest rung of the first task, for probes without a gradient flow beside them."""
+    return next(((task, task.rungs[-1]) for task in sweep.tasks), None)
 
 
 def curves(sweep: Sweep, grid: list[Cell], *, ladder: bool) -> Iterable[Plot | None]:
@@ -203,8 +208,16 @@ def drawn(plots: Iterable[Plot | None]) -> list[Drawn]:
     found = []
     for plot in plots:
         if plot is not None:
-            with theme.drawing():
-                figure = plot.draw()
-            picture = svg.inline(figure, plot.key, plot.title, f"{plot.how}. {plot.shows}")
-            found.append(Drawn(plot.key, plot.title, Markup(picture), plot.how, plot.shows))
+            picture, shown = _picture(plot)
+            found.append(Drawn(plot.key, plot.title, Markup(picture), plot.how, shown))
     return found
+
+
+def _picture(plot: Plot) -> tuple[str, str]:
+    """A figure with its words; numbers that nobody vouches for may be impossible to draw."""
+    try:
+        with theme.drawing():
+            figure = plot.draw()
+        return svg.inline(figure, plot.key, plot.title, f"{plot.how}. {plot.shows}"), plot.shows
+    except Exception as error:
+        return "", f"This figure cannot be drawn ({type(error).__name__}); its numbers are in the records."

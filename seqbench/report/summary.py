@@ -102,7 +102,7 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
         solve_rate=stats.wilson(int(solved.sum()), len(ended)),
         steps=stats.censored_median(_times(ended, solved, "solved_step")),
         cpu_s=stats.censored_median(_times(ended, solved, "solved_cpu_s")),
-        note=note(scores, task.floors(rung), task.metric),
+        note=note(scores, task.floors(rung), task.metric, task.tolerance(rung)),
     )
 
 
@@ -121,23 +121,31 @@ def _times(runs: pd.DataFrame, solved: pd.Series, column: str) -> list[float | N
     return [None if pd.isna(time) else float(time) for time in times]
 
 
-def note(scores: list[float], floors: dict[str, float], metric: Metric = ACCURACY) -> str:
+def note(
+    scores: list[float], floors: dict[str, float], metric: Metric = ACCURACY, near: float | None = None
+) -> str:
     """How the scores of all seeds stand to the floors; seeds that disagree are not averaged.
+
+    Args:
+        near: scores so close to a floor are at it; by default the metric's tolerance.
 
     >>> note([0.12, 0.11], {"chance": 0.125})
     'did not learn (chance)'
     >>> note([0.12, 0.99], {"chance": 0.125})
     'seeds differ: 0.12 to 0.99'
     """
-    found = {standing(score, floors, metric) for score in scores}
+    near = metric.tolerance(floors) if near is None else near
+    found = {standing(score, floors, metric, near) for score in scores}
     if len(found) <= 1:
         return next(iter(found), "")
-    if max(scores) - min(scores) <= 5 * metric.tolerance(floors):
-        return standing(sum(scores) / len(scores), floors, metric)
+    if max(scores) - min(scores) <= 5 * near:
+        return standing(sum(scores) / len(scores), floors, metric, near)
     return f"seeds differ: {min(scores):.2f} to {max(scores):.2f}"
 
 
-def standing(score: float, floors: dict[str, float], metric: Metric = ACCURACY) -> str:
+def standing(
+    score: float, floors: dict[str, float], metric: Metric = ACCURACY, near: float | None = None
+) -> str:
     """How a score stands to the floors, the worst first.
 
     >>> standing(0.12, {"chance": 0.125, "bag of tokens": 0.6667})
@@ -149,7 +157,7 @@ def standing(score: float, floors: dict[str, float], metric: Metric = ACCURACY) 
     """
     if not floors or not math.isfinite(score):
         return ""
-    names, near = list(floors), metric.tolerance(floors)
+    names, near = list(floors), metric.tolerance(floors) if near is None else near
     if not metric.reaches(score, floors[names[0]]) or abs(score - floors[names[0]]) <= near:
         return f"did not learn ({names[0]})"
     for name in names[1:]:
@@ -235,7 +243,7 @@ def flows_in_training(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame
     """How the gradient's decay changes while a model learns.
 
     Returns:
-        ``label, step, factor``: what remains per step back in time, with 0 for before training.
+        ``label, step, factor, moment``: what remains per step back in time, with 0 for before training.
     """
     rows = []
     if chosen is not None:
@@ -245,8 +253,8 @@ def flows_in_training(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame
         for (label, moment), curves in table.groupby(["label", "moment"], sort=False):
             step = _step(str(moment), runs[runs["label"] == label])
             factor = _flow(str(label), str(moment), curves, label in sideways).decay.factor
-            rows.append({"label": str(label), "step": step, "factor": factor})
-    found = pd.DataFrame(rows, columns=["label", "step", "factor"])
+            rows.append({"label": str(label), "step": step, "factor": factor, "moment": str(moment)})
+    found = pd.DataFrame(rows, columns=["label", "step", "factor", "moment"])
     return found[found["factor"].gt(0) & found["step"].notna()].sort_values("step", kind="stable")
 
 
@@ -273,11 +281,11 @@ def state_decays(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _step(moment: str, runs: pd.DataFrame) -> float:
-    """The training step of a moment; the median over seeds for the end."""
+    """The training step of a moment; for the end that of the longest run."""
     if moment == "init":
         return 0.0
     if moment == "final":
-        return float(pd.to_numeric(runs["steps"], errors="coerce").astype(float).median())
+        return float(pd.to_numeric(runs["steps"], errors="coerce").astype(float).max())
     number = moment.removeprefix("step ")
     return float(number) if number.isdecimal() else math.nan
 

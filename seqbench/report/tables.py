@@ -105,7 +105,7 @@ def _glance(cell: Cell | None) -> Entry:
     known = math.isfinite(cell.score.mean)
     score = cell.task.metric.shown(cell.score.mean, fewer=1) if known else NONE
     if cell.task.solved_at is None:
-        return Entry(score, cell.score.mean)
+        return Entry(score, cell.score.mean if known else math.inf)
     return Entry(f"{solved.text}\n{score}", float(solved.key), solved.kind)
 
 

@@ -24,7 +24,8 @@ class Task:
         solved_at: score that counts as solved, or None when the task has no such line.
         rungs: its ladder; ``[None]`` for a task without one.
         cards: the definition card of each rung that has a record.
-        measured: what the canaries beside the comparison scored on each rung, by name.
+        measured: what the canaries beside the comparison scored on each rung, by name, and how far chance
+            alone may have moved it.
     """
 
     key: str
@@ -32,7 +33,7 @@ class Task:
     solved_at: float | None
     rungs: list[int | None]
     cards: dict[int | None, Mapping[str, Any]]
-    measured: Mapping[int | None, Mapping[str, float]] = field(default_factory=dict)
+    measured: Mapping[int | None, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:
@@ -49,19 +50,27 @@ class Task:
 
         What a canary scored is left out where it tells nothing new beside the levels of the card.
         """
-        exact = self._levels(rung, "floors")
+        exact = self.exact(rung)
         new = {
             f"{name} (measured)": score
-            for name, score in self.measured.get(rung, {}).items()
-            if self._tells(score, exact)
+            for name, (score, noise) in self.measured.get(rung, {}).items()
+            if self._tells(score, noise, exact)
         }
         return self.metric.ordered(exact | new)
 
-    def _tells(self, score: float, exact: Mapping[str, float]) -> bool:
+    def exact(self, rung: int | None) -> dict[str, float]:
+        """The floors of the card alone, the worst first."""
+        return self._levels(rung, "floors")
+
+    def tolerance(self, rung: int | None) -> float:
+        """Differences up to this count as none."""
+        return self.metric.tolerance(self.exact(rung))
+
+    def _tells(self, score: float, noise: float, exact: Mapping[str, float]) -> bool:
         """Whether a measured floor is clearly better than the worst exact one, and close to none."""
         if not exact:
             return True
-        near = self.metric.tolerance(exact)
+        near = max(self.metric.tolerance(exact), noise)
         worst = next(iter(exact.values()))
         return self.metric.reaches(score, worst) and all(
             abs(score - value) > near for value in exact.values()
@@ -108,13 +117,15 @@ def read_tasks(runs: pd.DataFrame, found: dict[str, Run]) -> list[Task]:
     for key, group in training[~canaries].groupby("task", sort=False):
         cards: dict[int | None, Mapping[str, Any]] = {}
         config: Mapping[str, Any] = {}
-        for name, rung in zip(group["folder"], group["rung"], strict=True):
+        best = group.loc[group["status"].ne("done").sort_values(kind="stable").index]
+        for name, rung in zip(best["folder"], best["rung"], strict=True):  # who failed early knows less
             if name in found:
                 cards.setdefault(None if rung is pd.NA else int(rung), _card(found[name].card))
                 config = config or mapping(mapping(found[name].config).get("task"))
         rungs: list[int | None] = [int(rung) for rung in sorted(group["rung"].dropna().unique())]
         symbol = next((card.get("rung_symbol") for card in cards.values()), None)
         solved_at = config.get("solved_at")
+        metric = metric_of(next(iter(cards.values()), {}))
         tasks.append(
             Task(
                 key=str(key),
@@ -122,7 +133,7 @@ def read_tasks(runs: pd.DataFrame, found: dict[str, Run]) -> list[Task]:
                 solved_at=float(solved_at) if isinstance(solved_at, int | float) else None,
                 rungs=rungs or [None],
                 cards=cards,
-                measured=_measured(training[canaries & (training["task"] == key)]),
+                measured=_measured(training[canaries & (training["task"] == key)], metric),
             )
         )
     return sorted(tasks, key=lambda task: -len(task.rungs))
@@ -134,13 +145,15 @@ def _card(raw: object) -> dict[str, Any]:
     return {key: clean(value, 800) if isinstance(value, str) else value for key, value in kept.items()}
 
 
-def _measured(canaries: pd.DataFrame) -> dict[int | None, dict[str, float]]:
-    """Mean score of each canary on each rung of a task."""
-    found: dict[int | None, dict[str, float]] = {}
+def _measured(canaries: pd.DataFrame, metric: Metric) -> dict[int | None, dict[str, tuple[float, float]]]:
+    """Mean score of each canary on each rung of a task, with its noise."""
+    found: dict[int | None, dict[str, tuple[float, float]]] = {}
     ended = canaries[canaries["status"] == "done"]
     for (label, _), group in ended.groupby(["label", "rung"], sort=False, dropna=False):
         score = float(pd.to_numeric(group["test_score"], errors="coerce").astype(float).mean())
         if score == score:  # noqa: PLR0124
             rung = group["rung"].iloc[0]
-            found.setdefault(None if rung is pd.NA else int(rung), {})[str(label)] = score
+            answers = float(pd.to_numeric(group["test_answers"], errors="coerce").astype(float).sum())
+            place = None if rung is pd.NA else int(rung)
+            found.setdefault(place, {})[str(label)] = (score, metric.noise(score, answers))
     return found

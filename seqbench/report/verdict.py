@@ -120,7 +120,7 @@ def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
 
 def _margin(task: Task, rung: int | None) -> float:
     """Differences up to this are none; of a whole task that of its highest rung."""
-    return task.metric.tolerance(task.floors(task.rungs[-1] if rung is None else rung))
+    return task.tolerance(task.rungs[-1] if rung is None else rung)
 
 
 def _scores(sweep: Sweep, task: Task) -> pd.DataFrame:
@@ -178,7 +178,10 @@ def solving(mine: list[Cell], task: Task) -> str:
     if not ended:
         return f"no finished run of {task.key} yet" if mine else ""
     if task.solved_at is None:
-        shown = [task.metric.shown(cell.score.mean) + at(task, cell.rung, " at ") for cell in ended]
+        known = [cell for cell in ended if math.isfinite(cell.score.mean)]
+        if not known:
+            return f"no score on {task.key}: its runs diverged"
+        shown = [task.metric.shown(cell.score.mean) + at(task, cell.rung, " at ") for cell in known]
         return f"{task.metric.name} {', '.join(shown)} on {task.key}"
     always = [c for c in ended if c.solved == c.finished]
     sometimes = [c for c in ended if 0 < c.solved < c.finished]
@@ -250,7 +253,7 @@ def headline(sweep: Sweep, grid: list[Cell]) -> str:
 
 
 def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
-    here = [cell for cell in grid if cell.task is task and cell.finished]
+    here = [cell for cell in grid if cell.task is task and cell.finished and math.isfinite(cell.score.mean)]
     if not here:
         return ""
     if task.solved_at is None:

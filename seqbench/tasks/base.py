@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seqbench.batch import Batch, Ints, Rows, bucketed, in_length_order, trim
+from seqbench.errors import UsageError, nearest
 from seqbench.metric import ACCURACY, METRICS, Goal
 from seqbench.schema import setting
 from seqbench.seeds import stream
@@ -164,8 +165,17 @@ class TaskConfig:
         raise NotImplementedError
 
     def goal(self) -> Goal:
-        """What training is judged by."""
-        return Goal(METRICS[self.card().metric], self.solved_at)
+        """What training is judged by.
+
+        Raises:
+            UsageError: the card names a metric that does not exist.
+        """
+        name = self.card().metric
+        if name not in METRICS:
+            raise UsageError(
+                f"task={self.name}: no metric {name!r}; {nearest(name, METRICS)}: name it in card()"
+            )
+        return Goal(METRICS[name], self.solved_at)
 
     def oracle(self, batch: Batch) -> npt.NDArray[Any] | None:
         """Answers of a player who follows the definition and sees the inputs alone, never the targets.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Doubles = npt.NDArray[np.float64]
 
-_MOST_HEADS, _FARTHEST, _MOST_ROWS = 8, 1 << 16, 1 << 15
+_MOST_HEADS, _FARTHEST, _MOST_ROWS = 8, 1 << 11, 1 << 15
 _SERIES = ["kind", "moment", "layer", "head", "sequence"]
 _WHOLE = ["layer", "head", "sequence", "key", "token"]
 _AFTER, _BEFORE, _EQUAL = MOMENTS["final"], MOMENTS["init"], "equal attention"

@@ -18,7 +18,7 @@ from seqbench.report.verdict import words_list
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LAYER = re.compile(r"\.(?:blocks|encoders|layers)\.(\d+)\.")
+_LAYER = re.compile(r"\.(?:blocks|encoders|layers)\.(\d{1,3})\.")
 _FEWEST_LAYERS = 3
 _FIRST_STEPS = 10
 _LOSES = 0.5  # a first layer with less than this share of the last one's gradient is starved

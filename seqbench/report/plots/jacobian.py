@@ -51,7 +51,7 @@ def chosen(sweep: Sweep, task: Task, rung: int | None) -> pd.DataFrame:
     """
     table = sweep.table("jacobian")
     here = table[(table["task"] == task.key) & same(table["rung"], rung)]
-    here = here[here["label"].isin(sweep.labels) & here["distance"].ge(1) & here["largest"].gt(0)]
+    here = here[here["label"].isin(sweep.labels) & here["distance"].ge(1) & here["largest"].gt(1e-200)]
     stateful = set(here[here["of"] == STATE]["label"])
     here = here[here["of"].eq(STATE) | ~here["label"].isin(list(stateful))]
     keys = ["label", "of", "moment", "distance", "seed"]

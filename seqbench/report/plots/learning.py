@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -92,7 +93,7 @@ def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
         sentences += [
             f"{cell.label} ends at {task.metric.shown(cell.score.mean)} on the test set."
             for cell in grid
-            if cell.finished
+            if cell.finished and math.isfinite(cell.score.mean)
         ]
     return " ".join(sentences) or "No run has finished yet."
 

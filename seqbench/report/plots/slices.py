@@ -17,6 +17,7 @@ from seqbench.report.verdict import at, words_list
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_VALUES = 60
 _KEPT = 2.5  # margins by which a score may be worse than in training's range and still count as kept
 
 
@@ -24,7 +25,8 @@ def plot(sweep: Sweep, task: Task, number: int) -> Plot | None:
     """Scores along the task's slice axis at its highest rung; None without such test sets."""
     table = sweep.table("slices")
     table = table[(table["task"] == task.key) & same(table["rung"], task.rungs[-1])]
-    table = table[table["value"].gt(0) & table["score"].notna()]
+    table = table[table["value"].between(1, 1e6) & table["score"].notna()]
+    table = table[table["value"].isin(sorted(set(table["value"]))[:_MOST_VALUES])]
     axis = clean(task.card.get("slice_axis") or "value", 20)
     if table["value"].nunique() < 2:
         return None
@@ -81,7 +83,7 @@ def shows(table: pd.DataFrame, axis: str, trained_to: float | None, task: Task) 
     lost: list[str] = []
     idle: list[str] = []
     metric, floors = task.metric, task.floors(task.rungs[-1])
-    near = (_KEPT if metric.higher else -_KEPT) * metric.tolerance(floors)
+    near = (_KEPT if metric.higher else -_KEPT) * task.tolerance(task.rungs[-1])
     floor = next(iter(floors.values()), 0.0 if metric.higher else metric.most)
     for label, mine in table.groupby("label", sort=False):
         means = mine.groupby("value")["score"].mean()
@@ -106,7 +108,8 @@ def shows(table: pd.DataFrame, axis: str, trained_to: float | None, task: Task) 
     )
     if idle:
         had = "has" if len(idle) == 1 else "have"
-        text += f" {words_list(idle)} {had} learned nothing that could carry over (chance {floor:.3g})."
+        name = next(iter(floors), "the worst floor")
+        text += f" {words_list(idle)} {had} learned nothing that could carry over ({name} {floor:.3g})."
     return text.strip()
 
 

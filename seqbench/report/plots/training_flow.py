@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FIRST_LOOK = 10.0  # the axis is linear below it, so that 0 has a place
-_FLAT = 0.95
+_FLAT, _GROWS = 0.95, 1.05
 
 
 def plot(task: Task, rung: int | None, table: pd.DataFrame, labels: list[str]) -> Plot | None:
     """The decay over training; None where no network was looked at while it learned.
 
     Args:
-        table: ``label, step, factor`` of :func:`seqbench.report.summary.flows_in_training`.
+        table: ``label, step, factor, moment`` of :func:`seqbench.report.summary.flows_in_training`.
     """
     if table["step"].nunique() < 3:
         return None
@@ -32,8 +32,8 @@ def plot(task: Task, rung: int | None, table: pd.DataFrame, labels: list[str]) -
         draw=lambda: draw(table, labels),
         how=(
             "each point is the share of the gradient that remains per step back in time, fitted as in the "
-            "figure above (over seeds); 1 means that distance does not matter; runs that had solved the task "
-            "were stopped, so later points are of those still training, and the last one is of all"
+            "figure above (over seeds); 1 means that distance does not matter; a point between the ends is "
+            "of the runs that were still training then, the last one of all at their end"
         ),
         shows=shows(table),
     )
@@ -62,14 +62,20 @@ def draw(table: pd.DataFrame, labels: list[str]) -> Figure:
 
 def shows(table: pd.DataFrame) -> str:
     """Who built a memory while learning, and who did not."""
-    built, lost = [], []
+    groups: dict[str, list[str]] = {}
     for label, line in table.groupby("label", sort=False):
-        start, end = float(line["factor"].iloc[0]), float(line["factor"].iloc[-1])
-        words = f"{label} (\N{MULTIPLICATION SIGN}{start:.2f} to {end:.2f})"
-        if start < _FLAT <= end:
-            built.append(words)
-        elif end < _FLAT:
-            lost.append(words)
-    told = [f"Training itself builds the memory in {words_list(built)}."] if built else []
-    told += [f"At the end the gradient still vanishes with distance in {words_list(lost)}."] if lost else []
-    return " ".join(told) or "In every model the gradient reaches back at the end as far as the task asks."
+        ends = [line[line["moment"] == moment]["factor"] for moment in ("init", "final")]
+        if all(len(one) for one in ends):
+            start, end = (float(one.iloc[0]) for one in ends)
+            words = f"{label} (\N{MULTIPLICATION SIGN}{start:.2f} to {end:.2f})"
+            groups.setdefault(_change(start, end), []).append(words)
+    return " ".join(f"{change} {words_list(names)}." for change, names in groups.items() if change)
+
+
+def _change(start: float, end: float) -> str:
+    """What training did to a model, in words."""
+    if end > _GROWS:
+        return "At the end the gradient grows with distance in"
+    if end < _FLAT:
+        return "At the end the gradient still falls with distance in"
+    return "Training itself builds the memory in" if start < _FLAT else "From beginning to end it is kept in"
