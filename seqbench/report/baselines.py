@@ -56,7 +56,7 @@ def _as_good(task: Task, rung: int | None, runs: pd.DataFrame) -> list[str]:
 
 
 def _learned(task: Task, rung: int | None, score: float, runs: pd.DataFrame) -> bool:
-    """Whether a score is better than every exact floor, by more than chance: else nobody learned the point."""
+    """Whether a score is better than every exact floor, by more than chance; else nobody learned it."""
     exact = list(task.exact(rung).values())
     if not exact:
         return True
