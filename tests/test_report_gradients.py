@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made import training, write_sweep
 
+from seqbench.report import svg, theme
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render
 from seqbench.report.plots import depth, jacobian, states, training_flow
@@ -162,3 +164,20 @@ def test_the_gradient_of_each_layer_is_that_of_all_its_weights(tmp_path):
 def test_a_shallow_stack_has_no_depth_to_show(tmp_path):
     sweep = swept(tmp_path / "s", {"transformer": {**learned(1.0, 1.0, 1.0), **stacked([0.1, 0.2])}})
     assert "figure-depth" not in render(sweep)
+
+
+def test_black_areas_and_markers_follow_the_page_into_the_dark():
+    from matplotlib.patches import Patch
+
+    with theme.drawing():
+        figure, (panel,) = theme.panels(1, 2.0)
+        panel.plot([0, 1], [0, 1], "^", color=theme.INK)
+        panel.plot([0, 1], [1, 0], color=theme.BLUE, marker="o")
+        figure.legend(handles=[Patch(color=theme.INK, linewidth=0, alpha=0.35)], labels=["open"])
+    picture = ET.fromstring(svg.inline(figure, "k", "t", "d"))
+    drawn = [e for e in picture.iter() if e.tag in ("path", "use")]
+    defined = {e for d in picture.iter() if d.tag in ("defs", "clipPath") for e in d.iter()}
+    fills = [e.get("fill") for e in drawn if e not in defined]
+    assert None not in fills
+    assert {"currentColor", theme.BLUE, "none"} <= set(fills)
+    assert any(e.get("fill-opacity") == "0.35" or e.get("opacity") == "0.35" for e in drawn)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REFERENCE = re.compile(r"(?:^|url\()#([\w-]+)")
+_DEFINED = ("defs", "clipPath")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _DROPPED = ("metadata", "style", "title")
 _KEPT = {
@@ -40,9 +41,12 @@ def inline(figure: Figure, key: str, title: str, description: str) -> str:
     used = {
         match for element in root.iter() for v in element.attrib.values() for match in _REFERENCE.findall(v)
     }
+    shared = {id(part) for element in root.iter() if element.tag in _DEFINED for part in element.iter()}
     for element in root.iter():
         _clean(element, key, used)
         _tighten(element)
+        if element.tag in ("path", "use") and id(element) not in shared:
+            element.attrib.setdefault("fill", "currentColor")  # matplotlib leaves black fills out
     box = root.get("viewBox", "")
     root.attrib.clear()
     root.attrib.update(
