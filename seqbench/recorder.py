@@ -306,8 +306,9 @@ class Recorder:
         def look(network: Network) -> Columns:
             try:
                 columns: Columns = probe.measure(network, batch)
-            except Exception:  # like every probe, it must never cost the run it looks at
+            except Exception as error:  # like every probe, it must never cost the run it looks at
                 traceback.print_exc()
+                self.metrics["gradient_flow_failed"] = f"{type(error).__name__}: {error}"[:500]
                 return {}
             return columns
 
