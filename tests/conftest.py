@@ -52,8 +52,16 @@ def model_variants() -> dict[str, ModelConfig]:
         {"causal": False, "positions": "sinusoidal", "norm": "post"},
         {"positions": "sinusoidal", "norm": "post"},
         {"residual": False},
+        {"positions": "learned", "longest": 4, "norm": "none"},
+        {"positions": "alibi", "feedforward_ratio": 0.0},
+        {"positions": "alibi", "causal": False},
     ):
         variants["transformer+" + "+".join(f"{k}={v}" for k, v in options.items())] = transformer(**options)
+    for stage in ("parameter_free", "query_key_value", "residual", "block"):
+        variants[f"attention+stage={stage}"] = lookup("model", "attention")(stage=stage)
+    variants["tcn+kernel_size=2"] = lookup("model", "tcn")(kernel_size=2, layers=3)
+    variants["hybrid+jordan+tcn"] = lookup("model", "hybrid")(mixers=["jordan", "tcn", "attention"])
+    variants["hybrid+stateful"] = lookup("model", "hybrid")(mixers=["lstm", "slstm"], layers=2)
     variants["rnn+relu"] = lookup("model", "rnn")(nonlinearity="relu", init="identity")
     return variants
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from seqbench.layers.attention import Attention
 from seqbench.layers.base import Bidirectional, Chain, Encoder, reversal
+from seqbench.layers.blocks import Block
 from seqbench.layers.canaries import BagLayer
+from seqbench.layers.positions import rotate, sinusoids
 from seqbench.layers.recurrent import ElmanLayer, GRULayer, LSTMLayer, stack
 from seqbench.layers.scan import ElmanScan, GRUScan
-from seqbench.layers.transformer import Attention, Block, TransformerEncoder, rotate, sinusoids
 from seqbench.models.transformer import Transformer
 
 B, T, D, H = 3, 7, 4, 5
@@ -257,11 +259,11 @@ HEADS, WIDTH = 2, 8
 
 
 def masks(causal: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Our key mask, then torch's attention mask and key padding mask (True: hidden)."""
+    """Our mask, then torch's attention mask and key padding mask (True: hidden)."""
     if causal:
         return None, nn.Transformer.generate_square_subsequent_mask(T), None
     valid = torch.arange(T) < LENGTHS[:, None]
-    return valid[:, None, None, :], None, ~valid
+    return valid, None, ~valid
 
 
 def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
@@ -279,12 +281,12 @@ def visible(causal: bool) -> Tensor:
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_equals_nn_multihead_attention(causal: bool):
-    ours = Attention(WIDTH, Transformer(positions="none", heads=HEADS, causal=causal))
+    ours = Attention(WIDTH, heads=HEADS, causal=causal)
     theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     copy_attention(ours, theirs)
-    keys, attn_mask, padding = masks(causal)
+    mask, attn_mask, padding = masks(causal)
     x = torch.randn(B, T, WIDTH, requires_grad=True)
-    mine = ours(x, keys) * visible(causal)
+    mine = ours(x, mask_BT=mask)[0] * visible(causal)
     reference = theirs(x, x, x, attn_mask=attn_mask, key_padding_mask=padding, need_weights=False)[0]
     reference = reference * visible(causal)
     assert_same([mine], [reference])
@@ -298,11 +300,11 @@ def test_attention_equals_nn_multihead_attention(causal: bool):
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_block_equals_nn_transformer_encoder_layer(norm: str, causal: bool):
     config = Transformer(positions="none", heads=HEADS, causal=causal, norm=norm, feedforward_ratio=3.0)
-    ours = Block(WIDTH, config)
+    ours = Block(WIDTH, config, config.mixer(WIDTH, 0))
     theirs = nn.TransformerEncoderLayer(
         WIDTH, HEADS, 3 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=norm == "pre"
     )
-    copy_attention(ours.attention, theirs.self_attn)
+    copy_attention(ours.mixer, theirs.self_attn)
     pairs = zip(
         [ours.feedforward[0], ours.feedforward[2], *ours.norms],
         [theirs.linear1, theirs.linear2, theirs.norm1, theirs.norm2],
@@ -311,24 +313,24 @@ def test_block_equals_nn_transformer_encoder_layer(norm: str, causal: bool):
     for mine, reference in pairs:
         nn.init.normal_(reference.weight)
         mine.load_state_dict(reference.state_dict())
-    keys, attn_mask, padding = masks(causal)
+    mask, attn_mask, padding = masks(causal)
     x = torch.randn(B, T, WIDTH, requires_grad=True)
-    mine = ours(x, keys) * visible(causal)
+    mine = ours(x, mask, None)[0] * visible(causal)
     reference = theirs(x, src_mask=attn_mask, src_key_padding_mask=padding) * visible(causal)
     assert_same([mine], [reference])
     assert_same(
-        gradients(mine, x, ours.attention.qkv.weight, ours.feedforward[0].weight, ours.norms[0].weight),
+        gradients(mine, x, ours.mixer.qkv.weight, ours.feedforward[0].weight, ours.norms[0].weight),
         gradients(reference, x, theirs.self_attn.in_proj_weight, theirs.linear1.weight, theirs.norm1.weight),
     )
 
 
 def test_without_positions_attention_over_everything_cannot_see_order():
-    encoder = TransformerEncoder(D, WIDTH, Transformer(positions="none", heads=HEADS, causal=False))
+    encoder = Transformer(positions="none", heads=HEADS, causal=False).build(D, WIDTH)
     x, order = torch.randn(B, T, D), torch.randperm(T)
     assert_same([encoder(x[:, order])[0]], [encoder(x)[0][:, order]])
-    for positions in ("sinusoidal", "rotary"):
-        encoder = TransformerEncoder(D, WIDTH, Transformer(positions=positions, heads=HEADS, causal=False))
-        assert not torch.allclose(encoder(x[:, order])[0], encoder(x)[0][:, order], atol=1e-3)
+    for positions in ("sinusoidal", "learned", "rotary", "alibi"):
+        encoder = Transformer(positions=positions, heads=HEADS, causal=False).build(D, WIDTH)
+        assert not torch.allclose(encoder(x[:, order])[0], encoder(x)[0][:, order], atol=1e-4)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

@@ -108,7 +108,7 @@ def test_plugins_document_themselves(group):
     [
         ({"hidden": 9}, "must be a multiple of 4"),
         ({"bidirectional": True}, "causal=false"),
-        ({"norm": "mid"}, "choices: post, pre"),
+        ({"norm": "mid"}, "choices: none, post, pre"),
         ({"layers": 0}, "must be at least 1"),
     ],
 )

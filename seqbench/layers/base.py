@@ -19,12 +19,14 @@ class Encoder(nn.Module):
         width_out: H.
         causal: output t depends on inputs up to t alone.
         state_names: what the tensors of its state are called in reports, in order.
+        receptive_field: how many steps an output can depend on, its own included; None: no limit.
         readout: set when the encoder's last output is already a summary, so that the shared read-out
             must not pool it again.
     """
 
     width_out: int
     causal: bool = True
+    receptive_field: int | None = None
     readout: str | None = None
     state_names: tuple[str, ...] = ("state",)
 

@@ -6,8 +6,9 @@ This module does not import torch, so that help and composition stay quick; ``bu
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.schema import setting
 
@@ -24,6 +25,7 @@ class ModelConfig:
     """
 
     canary: ClassVar[bool] = False  # a baseline that must not win, not a contestant
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # what tune=N varies beside train.lr
 
     name: str = "?"
     hidden: int | None = setting(
@@ -54,3 +56,33 @@ class ModelConfig:
     def build(self, width_in: int, hidden: int) -> Encoder:
         """Build one directed stack of layers: vectors ``(B, T, width_in)`` in, ``(B, T, H)`` out."""
         raise NotImplementedError
+
+
+@dataclass
+class Blocks(ModelConfig):
+    """Settings of models that stack blocks around a mixer of steps; a subclass implements :meth:`mixer`."""
+
+    layers: int = setting(2, "stacked blocks", minimum=1)
+    feedforward_ratio: float = setting(
+        2.0, "inner width of the feed-forward part / width; 0: no such part", minimum=0.0
+    )
+    norm: str = setting(
+        "pre", "normalise before or after each sub-layer, or never", choices=("pre", "post", "none")
+    )
+    residual: bool = setting(True, "add the input of each sub-layer to its output")
+    positions: str = setting(
+        "none", "positions added to the input", choices=("none", "sinusoidal", "learned")
+    )
+    longest: int = setting(
+        128, "learned positions in the table; later steps share the last", unit="steps", minimum=1
+    )
+    dropout: float = setting(0.0, "dropout inside the blocks", minimum=0.0, maximum=0.95)
+
+    def mixer(self, hidden: int, number: int) -> Encoder:
+        """Build the mixer of one block: ``hidden`` channels in and out; ``number`` counts from 0."""
+        raise NotImplementedError
+
+    def build(self, width_in: int, hidden: int) -> Encoder:
+        from seqbench.layers.blocks import BlockEncoder
+
+        return BlockEncoder(width_in, hidden, self, lambda number: self.mixer(hidden, number))

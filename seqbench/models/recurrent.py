@@ -1,9 +1,10 @@
-"""Recurrent models: Elman RNN, LSTM, GRU and the bidirectional LSTM."""
+"""Recurrent models: the RNNs of Elman and Jordan, LSTM, GRU and the bidirectional LSTM."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
@@ -54,8 +55,34 @@ class RNN(Recurrent):
 
 @register("model")
 @dataclass
+class Jordan(Recurrent):
+    """Output fed back: h_t = tanh(W x_t + U o_{t-1} + b), o_t = V h_t + c (Jordan 1986)."""
+
+    name: str = "jordan"
+    init: str = setting(
+        "default",
+        "feedback and output matrix: U(-1/sqrt(H), 1/sqrt(H)), orthogonal, or identity",
+        choices=("default", "orthogonal", "identity"),
+    )
+
+    def build(self, width_in: int, hidden: int) -> Encoder:
+        from seqbench.layers.jordan import JordanLayer
+        from seqbench.layers.recurrent import stack
+
+        return stack(
+            self.layers,
+            width_in,
+            lambda width: JordanLayer(width, hidden, self.init),
+            residual=self.residual,
+        )
+
+
+@register("model")
+@dataclass
 class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"forget_bias": (None, 1.0, 3.0)}
 
     name: str = "lstm"
     forget_bias: float | None = setting(
@@ -89,6 +116,8 @@ class BiLSTM(LSTM):
 @dataclass
 class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"update_bias": (None, 1.0, 3.0)}
 
     name: str = "gru"
     update_bias: float | None = setting(

@@ -1,33 +1,37 @@
-"""The Transformer encoder."""
+"""The Transformer encoder, and the steps of attention that lead to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqbench.errors import UsageError
-from seqbench.models.base import ModelConfig
+from seqbench.models.base import Blocks, ModelConfig
 from seqbench.registry import register
 from seqbench.schema import setting
 
 if TYPE_CHECKING:
     from seqbench.layers.base import Encoder
 
+_POSITIONS = ("none", "sinusoidal", "learned", "rotary", "alibi")
+_STAGES: dict[str, dict[str, Any]] = {  # how each step of the ladder differs from a Transformer
+    "parameter_free": {"residual": False, "norm": "none", "feedforward_ratio": 0.0},
+    "query_key_value": {"residual": False, "norm": "none", "feedforward_ratio": 0.0, "heads": 1},
+    "multi_head": {"residual": False, "norm": "none", "feedforward_ratio": 0.0},
+    "residual": {"norm": "none", "feedforward_ratio": 0.0},
+    "block": {},
+}
+
 
 @register("model")
 @dataclass
-class Transformer(ModelConfig):
+class Transformer(Blocks):
     """Transformer encoder, pre-norm by default (Vaswani et al. 2017; Xiong et al. 2020)."""
 
     name: str = "transformer"
-    layers: int = setting(2, "stacked blocks", minimum=1)
     heads: int = setting(2, "attention heads; the width is a multiple of 2 x heads", minimum=1)
-    feedforward_ratio: float = setting(2.0, "inner width of the feed-forward part / width", minimum=0.25)
     causal: bool = setting(True, "each position sees only itself and what came before")
-    positions: str = setting("rotary", "how positions enter", choices=("none", "sinusoidal", "rotary"))
-    norm: str = setting("pre", "normalise before or after each sub-layer", choices=("pre", "post"))
-    residual: bool = setting(True, "add the input of each sub-layer to its output")
-    dropout: float = setting(0.0, "dropout inside the blocks", minimum=0.0, maximum=0.95)
+    positions: str = setting("rotary", "how positions enter", choices=_POSITIONS)
 
     @property
     def looks_ahead(self) -> bool:
@@ -39,17 +43,70 @@ class Transformer(ModelConfig):
 
     def check(self) -> None:
         """Refuse settings that cannot be built."""
-        if self.bidirectional:
-            raise UsageError(
-                "model.bidirectional=true: attention reads both directions with model.causal=false"
-            )
-        if self.hidden is not None and self.hidden % self.width_multiple:
-            raise UsageError(
-                f"model.hidden={self.hidden}: must be a multiple of {self.width_multiple} "
-                f"(2 x model.heads={self.heads})"
-            )
+        _refuse(self, self.width_multiple, f"2 x model.heads={self.heads}")
+
+    def mixer(self, hidden: int, number: int) -> Encoder:
+        from seqbench.layers.attention import Attention
+
+        return Attention(hidden, heads=self.heads, causal=self.causal, positions=self.positions)
+
+
+@register("model")
+@dataclass
+class AttentionLadder(ModelConfig):
+    """Self-attention in five steps, from no parameters to a Transformer block (Raschka et al. 2022)."""
+
+    name: str = "attention"
+    stage: str = setting(
+        "multi_head",
+        "parameter_free: means weighted by dot products; query_key_value: one learned head; multi_head: "
+        "several and a map that joins them; residual: each layer added to its input; block: norm and "
+        "feed-forward too",
+        choices=tuple(_STAGES),
+    )
+    heads: int = setting(2, "heads from multi_head on; the width is a multiple of 2 x heads", minimum=1)
+    layers: int = setting(2, "attention layers", minimum=1)
+    causal: bool = setting(True, "each position sees only itself and what came before")
+    positions: str = setting("rotary", "how positions enter", choices=_POSITIONS)
+    longest: int = setting(
+        128, "learned positions in the table; later steps share the last", unit="steps", minimum=1
+    )
+
+    @property
+    def looks_ahead(self) -> bool:
+        return not self.causal
+
+    @property
+    def width_multiple(self) -> int:
+        return 2 * self.heads
+
+    def check(self) -> None:
+        """Refuse settings that cannot be built."""
+        _refuse(self, self.width_multiple, f"2 x model.heads={self.heads}")
 
     def build(self, width_in: int, hidden: int) -> Encoder:
-        from seqbench.layers.transformer import TransformerEncoder
+        from seqbench.layers.attention import Attention, ParameterFree
+        from seqbench.layers.blocks import BlockEncoder
 
-        return TransformerEncoder(width_in, hidden, self)
+        shared = {name: getattr(self, name) for name in ("layers", "heads", "causal", "positions", "longest")}
+        config = Transformer(**(shared | _STAGES[self.stage]))
+        kind: dict[str, Any] = {"causal": self.causal, "positions": self.positions}
+
+        def mixer(number: int) -> Encoder:
+            if self.stage == "parameter_free":
+                return ParameterFree(hidden, **kind)
+            return Attention(hidden, heads=config.heads, out=self.stage != "query_key_value", **kind)
+
+        return BlockEncoder(width_in, hidden, config, mixer)
+
+
+def _refuse(model: Any, multiple: int, why: str) -> None:
+    """Refuse a second direction, and a width that heads cannot share.
+
+    Raises:
+        UsageError: with the setting to change.
+    """
+    if model.bidirectional:
+        raise UsageError("model.bidirectional=true: attention reads both directions with model.causal=false")
+    if model.hidden is not None and model.hidden % multiple:
+        raise UsageError(f"model.hidden={model.hidden}: must be a multiple of {multiple} ({why})")

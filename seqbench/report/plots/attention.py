@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from seqbench.report import theme
+from seqbench.report.attention import Head, Look, chosen, largest
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
 from seqbench.report.plots.gradient import MOMENTS
-from seqbench.report.summary import same
 from seqbench.report.verdict import words_list
 
 if TYPE_CHECKING:
@@ -25,76 +23,19 @@ if TYPE_CHECKING:
 
 Doubles = npt.NDArray[np.float64]
 
-_MOST_HEADS, _FARTHEST, _MOST_ROWS = 8, 1 << 11, 1 << 15
-_SERIES = ["kind", "moment", "layer", "head", "sequence"]
-_WHOLE = ["layer", "head", "sequence", "key", "token"]
+_MOST_HEADS = 8
 _AFTER, _BEFORE, _EQUAL = MOMENTS["final"], MOMENTS["init"], "equal attention"
 _DECIDES = "decides the answer"
 _BEFORE_LOOK: dict[str, Any] = {"color": theme.INK, "linewidth": 0.9, "linestyle": (0, (3, 1.5))}
 _EQUAL_LOOK: dict[str, Any] = {"facecolor": theme.INK, "alpha": 0.16}
-_CLEAR, _NEARLY_ALL = 0.5, 0.8  # a weight that most of a head's attention rests on
-
-
-class Head(NamedTuple):
-    """A head of a layer, both counted from 1."""
-
-    layer: int
-    head: int
-
-    def __str__(self) -> str:
-        return f"head {self.head} of layer {self.layer}"
-
-
-@dataclass(frozen=True)
-class Look:
-    """The attention of one run.
-
-    Attributes:
-        place: model, task, rung and seed in words.
-        table: ``moment, kind, layer, head, sequence, query, key, value, token, relevant``.
-    """
-
-    label: str
-    place: str
-    table: pd.DataFrame
-
-    def by_key(self, kind: str, moment: str, head: Head, sequence: int = 0) -> pd.Series:
-        """Values by distance or position, of a head (0: of equal attention)."""
-        return self._series.get((kind, moment, *head, sequence), pd.Series(dtype=float))
-
-    @cached_property
-    def _series(self) -> dict[Any, pd.Series]:
-        rows = self.table.drop_duplicates([*_SERIES, "key"]).set_index("key").sort_index()
-        return dict(iter(rows.groupby(_SERIES)["value"]))
-
-    def heads(self) -> list[Head]:
-        """Every head that has a map of the first example after training."""
-        pairs = maps(self.table)[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
-        return [Head(int(layer), int(head)) for layer, head in pairs.itertuples(index=False)]
-
-    def evenness(self, moment: str, head: Head) -> float:
-        """Entropy as a share of that of equal attention; NaN where there is none."""
-        found = [
-            self.by_key(name, moment, Head(head.layer, number)).get(0, math.nan)
-            for name, number in (("entropy", head.head), ("uniform entropy", 0))
-        ]
-        return float(found[0] / found[1]) if found[0] >= 0 and found[1] > 0 else math.nan
-
-    def sharpest(self, moment: str, sequence: int = 0) -> tuple[float, int, Head]:
-        """The most that any head puts on one position of an example, on which, and which head."""
-        found = [(head, self.by_key("map", moment, head, sequence)) for head in self.heads()]
-        peaks = [(*largest(row), head) for head, row in found if len(row)]
-        return max(peaks, key=lambda peak: peak[0], default=(math.nan, 0, Head(0, 0)))
-
-    def example(self, sequence: int = 0) -> pd.DataFrame:
-        """Token and relevance of each known position of an example."""
-        rows = self.table[self.table["kind"].isin(["map", "uniform map"])]
-        return rows[rows["sequence"] == sequence].drop_duplicates("key").set_index("key").sort_index()
-
-    def query(self, sequence: int = 0) -> int:
-        """The position whose attention an example shows; -1 for the mean over all."""
-        found = self.example(sequence)["query"]
-        return int(found.iloc[0]) if len(found) else -1
+_HARDLY, _CLEAR, _NEARLY_ALL = 0.1, 0.5, 0.8  # the last two: most of a head's attention rests on it
+_FEW = MappingProxyType(
+    {
+        1: "One token decides this answer (triangle), at position",
+        2: "Two tokens decide this answer (triangles), at positions",
+        3: "Three tokens decide this answer (triangles), at positions",
+    }
+)
 
 
 def plot(sweep: Sweep) -> Plot | None:
@@ -111,75 +52,13 @@ def plot(sweep: Sweep) -> Plot | None:
     )
 
 
-def chosen(sweep: Sweep) -> Look | None:
-    """The run to show: of the first model that attends, a solved one, the highest rung, the first seed."""
-    table = usable(sweep.table("attention"))
-    after = maps(table)
-    order = [task.key for task in sweep.tasks]
-    for label in sweep.labels:
-        runs = sweep.training[sweep.training["label"].eq(label) & sweep.training["task"].isin(order)]
-        found = [
-            run
-            for run in runs.to_dict("records")
-            if len(rows_of(after, run)) and len(rows_of(table, run)) <= _MOST_ROWS
-        ]
-        if found:
-            run = min(
-                found, key=lambda run: (run["solved"] is not True, order.index(run["task"]), *rank(run))
-            )
-            place = sweep.tasks[order.index(run["task"])].at(rung_of(run))
-            unsolved = " (not solved)" if run["solved"] is False else ""
-            return Look(label, f"{label} on {place}, seed {run['seed']}{unsolved}", rows_of(table, run))
-    return None
-
-
-def rank(run: dict[Hashable, Any]) -> tuple[int, int]:
-    """The highest rung first, then the first seed."""
-    return -(rung_of(run) or 0), int(run["seed"])
-
-
-def rung_of(run: dict[Hashable, Any]) -> int | None:
-    """A run's rung; None without a ladder."""
-    return None if pd.isna(run["rung"]) else int(run["rung"])
-
-
-def rows_of(table: pd.DataFrame, run: dict[Hashable, Any]) -> pd.DataFrame:
-    """The rows of one run."""
-    mine = (table["label"] == run["label"]) & (table["task"] == run["task"]) & (table["seed"] == run["seed"])
-    rows: pd.DataFrame = table[mine & same(table["rung"], rung_of(run))]
-    return rows
-
-
-def usable(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose numbers can be what they should be; files are not trusted."""
-    whole = table[_WHOLE].apply(lambda column: column.between(0, _FARTHEST) & (column % 1 == 0)).all(axis=1)
-    whole &= table["query"].between(-1, _FARTHEST) & (table["query"] % 1 == 0)
-    most = np.where(table["kind"].str.endswith("entropy"), math.log(_FARTHEST), 1 + 1e-6)
-    rows: pd.DataFrame = table[whole & table["value"].between(0, most)]
-    return rows
-
-
-def maps(table: pd.DataFrame) -> pd.DataFrame:
-    """The maps of the first example after training."""
-    kept = table["kind"].eq("map") & table["moment"].eq("final") & table["sequence"].eq(0)
-    rows: pd.DataFrame = table[kept]
-    return rows
-
-
-def largest(values: pd.Series) -> tuple[float, int]:
-    """The largest value and its key."""
-    place = int(values.to_numpy().argmax())
-    return float(values.iloc[place]), int(values.index.to_numpy()[place])
-
-
 # The figure
 
 
 def draw(look: Look) -> Figure:
     """A row for each head: weight by distance, and by position in one example."""
     heads = shown(look)
-    marked = bool(look.example()["relevant"].eq(1).any())
-    names = [_AFTER, _BEFORE, _EQUAL, *([_DECIDES] if marked else [])]
+    names = [_AFTER, _BEFORE, _EQUAL, *([_DECIDES] if look.deciding() else [])]
     figure, axes = theme.panels(
         2 * len(heads), max(0.8, 2.0 / len(heads)), names, sharex="col", gridspec_kw={"width_ratios": [2, 3]}
     )
@@ -194,6 +73,8 @@ def draw(look: Look) -> Figure:
     axes[1].set_title(
         "one example: what " + ("all positions read" if look.query() < 0 else "the answer reads")
     )
+    for panel in axes[-2:] if look.deciding() else ():
+        panel.tick_params(axis="x", pad=9)  # below the triangles
     axes[-2].set_xlabel("steps between query and key")
     axes[-1].set_xlabel("position in the sequence")
     _legend(figure, names, colour)
@@ -237,11 +118,10 @@ def _shares(panel: Axes, rows: list[Doubles], edges: Doubles, colour: str) -> No
 
 def _positions(panel: Axes, look: Look, head: Head, colour: str) -> None:
     """Weight by position of the example, and the tokens of which the task says that they decide."""
-    example = look.example()
-    size = int(example.index.max()) + 1
+    size = int(look.example().index.max()) + 1
     rows = [look.by_key(*row).reindex(range(size), fill_value=0.0) for row in _rows("map", head)]
     _shares(panel, [row.to_numpy(dtype=float) for row in rows], np.arange(-0.5, size), colour)
-    for key in example.index[example["relevant"].eq(1)]:
+    for key in look.deciding():
         panel.plot(key, -0.14, "^", color=theme.INK, markersize=4, clip_on=False)
     panel.set_ylim(0, 1.1)
     panel.set_yticks([0, 0.5, 1])
@@ -293,8 +173,17 @@ def how(look: Look) -> str:
         "one row for each head; left: the share of its weight by the number of steps between the position "
         "that reads and the one that is read, over all positions of the probe's sequences, in bars that "
         "double in width; beside it the mean entropy of the weights before and after training: 1 is equal "
-        f"attention to all that is visible, 0 a single position; right: {reads}{only}; a weight says what is "
-        "read, not what is made of it"
+        f"attention to all that is visible, 0 a single position; right: {reads}{only}{_triangles(look)}; a "
+        "weight says what is read, not what is made of it"
+    )
+
+
+def _triangles(look: Look) -> str:
+    if not look.deciding():
+        return ""
+    return (
+        "; triangles mark the tokens that decide this answer by the definition of the task (the question "
+        "itself is not marked)"
     )
 
 
@@ -347,19 +236,35 @@ def _follows(look: Look) -> str:
 
 
 def _marked(look: Look) -> str:
-    """What lies on the tokens that decide, where the task marks them and the table holds every weight."""
-    marks = look.example()["relevant"]
-    deciding = marks.index[marks.eq(1)]
-    shares = {}
-    for moment in ("final", "init"):
-        rows = {head: look.by_key("map", moment, head) for head in look.heads()}
-        if not len(deciding) or any(abs(row.sum() - 1) > 1e-3 for row in rows.values()):
-            return ""
-        shares[moment] = {head: float(row.reindex(deciding).sum()) for head, row in rows.items()}
-    best = max(shares["final"], key=lambda head: shares["final"][head])
+    """What the tokens that decide get, where the task marks them and the table holds every weight."""
+    places = look.deciding()
+    rows = {moment: [look.by_key("map", moment, head) for head in look.heads()] for moment in MOMENTS}
+    if not places or any(abs(row.sum() - 1) > 1e-3 for found in rows.values() for row in found):
+        return ""
+    after, before = (
+        np.array([row.reindex(places, fill_value=0.0) for row in rows[m]]) for m in ("final", "init")
+    )
+    if len(places) not in _FEW:
+        together = [f"{weights.sum(1).max():.2f}" for weights in (after, before)]
+        return (
+            f"{len(places)} tokens decide this answer (triangles): the most that any head puts on all of "
+            f"them together is {together[0]}, before training {together[1]}."
+        )
+    most, earlier = (words_list([f"{most:.2f}" for most in weights.max(0)]) for weights in (after, before))
+    listed = words_list([str(place) for place in places])
     return (
-        f"The tokens that decide the answer get {shares['final'][best]:.2f} of the weight of {best}; before "
-        f"training no head gave them more than {max(shares['init'].values()):.2f}."
+        f"{_FEW[len(places)]} {listed}: the most that any head puts there is {most}, before training "
+        f"{earlier}." + _carried(look, after)
+    )
+
+
+def _carried(look: Look, after: Doubles) -> str:
+    """Why a token that the answer does not read can still decide it."""
+    if after.max(0).min() >= _HARDLY or len({head.layer for head in look.heads()}) < 2:
+        return ""
+    return (
+        " A token that is hardly read here can still reach the answer through a position that read it in a "
+        "lower layer."
     )
 
 
