@@ -5,6 +5,7 @@ Shape letters: B batch, T time. Id 0 is padding and nothing else; padding stands
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 PADDING = 0
 UNSCORED = -1  # a target at which no answer is asked
@@ -36,12 +38,15 @@ class Batch:
         targets: classes ``(B,)`` for one answer per sequence, or ``(B, T)`` with -1 where nothing is asked;
             or float64 ``(B,)`` for one number per sequence.
         values_BTF: float32 features of every step, 0 at padding; None where the inputs are tokens.
+        relevant_BT: True at tokens that decide the last answer, for probes alone: no part of the data, nor of
+            :meth:`digest`. None where nobody says which.
     """
 
     ids_BT: Ints
     lengths_B: Ints
     targets: npt.NDArray[Any]
     values_BTF: Floats | None = None
+    relevant_BT: Bools | None = None
 
     @property
     def valid_tokens(self) -> int:
@@ -57,7 +62,24 @@ class Batch:
         """Some of the examples, with their padding."""
         some = slice(start, stop)
         values_BTF = None if self.values_BTF is None else self.values_BTF[some]
-        return Batch(self.ids_BT[some], self.lengths_B[some], self.targets[some], values_BTF)
+        relevant_BT = None if self.relevant_BT is None else self.relevant_BT[some]
+        return Batch(self.ids_BT[some], self.lengths_B[some], self.targets[some], values_BTF, relevant_BT)
+
+    def marked(self, relevant_BT: npt.ArrayLike | None) -> Batch:
+        """The same batch with these tokens marked, padding never; None marks nothing.
+
+        Raises:
+            UsageError: what marks them is no array of booleans ``(B, T)``.
+        """
+        if relevant_BT is None:
+            return dataclasses.replace(self, relevant_BT=None)
+        marks_BT = np.asarray(relevant_BT)
+        if marks_BT.dtype != np.bool_ or marks_BT.shape != self.ids_BT.shape:
+            raise UsageError(
+                f"relevant tokens: expected booleans of the shape {self.ids_BT.shape}, got {marks_BT.dtype} "
+                f"of the shape {marks_BT.shape}"
+            )
+        return dataclasses.replace(self, relevant_BT=marks_BT & self._within())
 
     def checked(self, vocabulary_size: int, classes: int, features: int = 0) -> Batch:
         """The batch itself, once it is known to be one.
@@ -111,9 +133,9 @@ class Batch:
         yield not np.isfinite(values_BTF).all(), "a value is not finite"
         yield values_BTF[~self._within()].any(), "a value at padding is not 0"
 
-    def _within(self) -> npt.NDArray[np.bool_]:
+    def _within(self) -> Bools:
         """Which steps lie within each sequence's length."""
-        valid_BT: npt.NDArray[np.bool_] = np.arange(self.ids_BT.shape[1]) < self.lengths_B[:, None]
+        valid_BT: Bools = np.arange(self.ids_BT.shape[1]) < self.lengths_B[:, None]
         return valid_BT
 
     def digest(self) -> str:
@@ -179,7 +201,8 @@ def trim(batch: Batch) -> Batch:
     width = int(batch.lengths_B.max())
     targets = batch.targets[:, :width] if batch.targets.ndim == 2 else batch.targets
     values_BTF = None if batch.values_BTF is None else batch.values_BTF[:, :width]
-    return Batch(batch.ids_BT[:, :width], batch.lengths_B, targets, values_BTF)
+    relevant_BT = None if batch.relevant_BT is None else batch.relevant_BT[:, :width]
+    return Batch(batch.ids_BT[:, :width], batch.lengths_B, targets, values_BTF, relevant_BT)
 
 
 def widen(batch: Batch, columns: int) -> Batch:
@@ -190,7 +213,8 @@ def widen(batch: Batch, columns: int) -> Batch:
         targets = np.pad(targets, more, constant_values=UNSCORED)
     ids_BT = np.pad(batch.ids_BT, more, constant_values=PADDING)
     values_BTF = None if batch.values_BTF is None else np.pad(batch.values_BTF, (*more, (0, 0)))
-    return Batch(ids_BT, batch.lengths_B, targets, values_BTF)
+    relevant_BT = None if batch.relevant_BT is None else np.pad(batch.relevant_BT, more)
+    return Batch(ids_BT, batch.lengths_B, targets, values_BTF, relevant_BT)
 
 
 class Rows(Protocol):

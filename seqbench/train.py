@@ -27,8 +27,8 @@ Columns = dict[str, list[Any]]
 _HASHED_BATCHES = 10
 _EXPLODED_LOSS = 1e4
 _SMALLEST_WEIGHTS = 1e-12
-_TABLES = ("steps", "parameters", "updates", "evaluations", "snapshots")
-Snapshot = Callable[[Network], dict[str, list[Any]]]
+_TABLES = ("steps", "parameters", "updates", "evaluations")
+Snapshot = Callable[[Network], dict[str, Columns]]  # the tables of some probes, by name
 
 
 class Diverged(Exception):
@@ -51,7 +51,7 @@ class Outcome:
     parameters: Columns = field(default_factory=dict)
     updates: Columns = field(default_factory=dict)
     evaluations: Columns = field(default_factory=dict)
-    snapshots: Columns = field(default_factory=dict)  # what a probe found during training, with "step"
+    snapshots: dict[str, Columns] = field(default_factory=dict)  # what probes found on the way, with "step"
     steps_done: int = 0
     train_cpu_s: float = 0.0
     train_wall_s: float = 0.0
@@ -188,7 +188,7 @@ def fit(
         goal: what counts as better, and as solved.
         report: called with the progress after every logging interval.
         checkpoint: where to go on from, and to leave the state from time to time.
-        snapshot: looks at the network after 10, 30, 100, 300, ... steps and gives columns of numbers.
+        snapshot: looks at the network after 10, 30, 100, 300, ... steps and gives tables.
 
     Raises:
         Diverged: with what was logged so far in its ``outcome`` attribute.
@@ -247,10 +247,11 @@ class Training:
         _note_evaluation(outcome, score, self.goal)
 
     def look(self, snapshot: Snapshot) -> None:
-        """Keep what a probe finds now."""
-        columns = snapshot(self.stepper.network)
-        if rows := len(next(iter(columns.values()), [])):
-            extend(self.outcome.snapshots, {"step": [self.stepper.done] * rows, **columns})
+        """Keep what probes find now."""
+        for name, columns in snapshot(self.stepper.network).items():
+            if rows := len(next(iter(columns.values()), [])):
+                table = self.outcome.snapshots.setdefault(name, {})
+                extend(table, {"step": [self.stepper.done] * rows, **columns})
 
     def progress(self, total: int) -> dict[str, Any]:
         """Where training is, for the display."""
@@ -263,6 +264,7 @@ class Training:
         """Everything as tensors and plain values. The data's place follows from the number of steps."""
         outcome = dataclasses.asdict(self.outcome)
         tables = {name: outcome.pop(name) for name in _TABLES}
+        outcome.pop("snapshots")
         on_cuda = self.device.type == "cuda"
         return {
             "network": self.stepper.network.state_dict(),
@@ -274,6 +276,7 @@ class Training:
             "done": self.stepper.done,
             "outcome": outcome,
             "tables": {name: _packed(columns) for name, columns in tables.items()},
+            "snapshots": {name: _packed(columns) for name, columns in self.outcome.snapshots.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -283,7 +286,9 @@ class Training:
         self.stepper.done = state["done"]
         self.best, self.score = state["best"], state["score"]
         tables = {name: _unpacked(columns) for name, columns in state["tables"].items()}
-        self.outcome = Outcome(**state["outcome"] | tables | {"resumed_step": state["done"]})
+        looks = {name: _unpacked(columns) for name, columns in state["snapshots"].items()}
+        whole = state["outcome"] | tables | {"snapshots": looks, "resumed_step": state["done"]}
+        self.outcome = Outcome(**whole)
 
     def restore_random(self, state: dict[str, Any]) -> None:
         """Set torch's random generators, so that dropout goes on where it was."""
@@ -292,14 +297,17 @@ class Training:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
 
 
-def _packed(columns: Columns) -> dict[str, Tensor]:
-    """Columns of numbers as tensors that give back the same bits."""
+def _packed(columns: Columns) -> dict[str, Tensor | list[Any]]:
+    """Columns of numbers as tensors that give back the same bits; texts as they are."""
     kinds = {int: torch.int64, float: torch.float64}
-    return {name: torch.tensor(values, dtype=kinds[type(values[0])]) for name, values in columns.items()}
+    return {
+        name: values if isinstance(values[0], str) else torch.tensor(values, dtype=kinds[type(values[0])])
+        for name, values in columns.items()
+    }
 
 
-def _unpacked(columns: dict[str, Tensor]) -> Columns:
-    return {name: values.tolist() for name, values in columns.items()}
+def _unpacked(columns: dict[str, Tensor | list[Any]]) -> Columns:
+    return {n: values.tolist() if isinstance(values, Tensor) else values for n, values in columns.items()}
 
 
 def skip(batches: Iterator[Batch], count: int) -> None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqbench.batch import PADDING, UNSCORED, Batch, TokenRows, bucketed, in_length_order, pad, trim
+from seqbench.batch import PADDING, UNSCORED, Batch, TokenRows, bucketed, in_length_order, pad, trim, widen
+from seqbench.errors import UsageError
+from seqbench.probes.base import last_answer
 
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=12), min_size=1, max_size=9)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.array)
@@ -58,6 +60,28 @@ def test_the_digest_changes_with_every_part_of_a_batch():
     digests = {batch.digest(), *(other.digest() for other in others)}
     assert len(digests) == 4
     assert batch.digest() == pad([[1, 2], [3]], [0, 1]).digest()
+
+
+@pytest.mark.parametrize("targets", [[0, 1], [[0, 1, 2], [1]]], ids=["one answer", "many"])
+def test_marks_follow_their_tokens_and_are_no_part_of_the_data(targets):
+    plain = pad([[1, 2, 3], [4]], targets, extra=1)
+    batch = plain.marked(plain.ids_BT != 2)
+    marks = [[True, False, True, False], [True, False, False, False]]  # padding never
+    assert batch.relevant_BT.tolist() == marks
+    assert batch.digest() == plain.digest()
+    assert last_answer(batch)[0].relevant_BT.tolist() == marks
+    assert widen(batch, 2).relevant_BT.tolist() == [[*row, False, False] for row in marks]
+    assert trim(batch).relevant_BT.tolist() == [row[:3] for row in marks]
+    assert trim(batch.rows(1, 2)).relevant_BT.tolist() == [[True]]
+    for unmarked in (plain, batch.marked(None)):
+        parts = (unmarked.rows(0, 1), trim(unmarked), widen(unmarked, 1), last_answer(unmarked)[0])
+        assert [part.relevant_BT for part in parts] == [None] * 4
+
+
+@pytest.mark.parametrize("marks", [np.ones((2, 2), bool), np.ones((2, 3)), [[True]], [True, False], "no", {}])
+def test_marks_of_another_shape_or_type_are_refused(marks):
+    with pytest.raises(UsageError, match=r"expected booleans of the shape \(2, 3\), got"):
+        pad([[1, 2, 3], [4]], [0, 1]).marked(marks)
 
 
 @given(rows=ROWS, data=st.data())

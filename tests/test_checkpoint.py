@@ -61,7 +61,8 @@ def trained(make_network, data, checkpoint, solved_at=None) -> tuple[Outcome, di
 
 def looked(network) -> dict:
     """A snapshot that depends on the weights."""
-    return {"distance": [0, 1], "median": [next(network.parameters()).double().sum().item(), 0.5]}
+    total = next(network.parameters()).double().sum().item()
+    return {"flow": {"distance": [0, 1], "median": [total, 0.5]}, "states": {"state": ["a"], "norm": [total]}}
 
 
 def bits(outcome: Outcome) -> dict:

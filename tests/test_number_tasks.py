@@ -30,7 +30,7 @@ from seqbench.layers.base import Encoder
 from seqbench.match import matched_parameters
 from seqbench.models.base import ModelConfig
 from seqbench.network import Network, answer_loss, parameter_count
-from seqbench.probes.gradient_flow import input_gradients
+from seqbench.probes.base import input_gradients
 from seqbench.registry import lookup
 from seqbench.schema import check
 from seqbench.seeds import stream
@@ -674,13 +674,14 @@ class CheatConfig(ModelConfig):
 
 
 @pytest.mark.parametrize(
-    ("padding", "words"), [(True, "when padding is added"), (False, "the encoder is not causal")]
+    ("padding", "words"),
+    [(True, "a padded row to equal the same row alone"), (False, "when only later inputs change")],
 )
 @pytest.mark.parametrize("batch", [numbers(), sample(adding("arjovsky", 8), 4)], ids=["ragged", "one length"])
 def test_a_cheat_is_caught_on_real_inputs(padding, words, batch):
     torch.manual_seed(0)
     model, features = CheatConfig(padding=padding), batch.values_BTF.shape[2]
-    with pytest.raises(ContractBroken, match=rf"change by \d.*{words}"):
+    with pytest.raises(ContractBroken, match=words):
         check_contract(Network(model, NetworkConfig(), 2, 1, HIDDEN, features), batch)
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from seqbench.batch import UNSCORED, pad
 from seqbench.config import NetworkConfig
 from seqbench.network import Network
-from seqbench.probes.base import NotApplicable
-from seqbench.probes.gradient_flow import GradientFlow, input_gradients, last_answer
+from seqbench.probes.base import NotApplicable, input_gradients, last_answer
+from seqbench.probes.gradient_flow import GradientFlow
 from seqbench.registry import lookup, plugins
 
 STEPS, WIDTH = 12, 6

@@ -14,6 +14,7 @@ from seqbench.batch import Batch, pad
 from seqbench.config import NetworkConfig
 from seqbench.layers.base import Bidirectional, Encoder
 from seqbench.network import Network, answer_loss
+from seqbench.probes import jacobian as jacobian_module
 from seqbench.probes.base import NotApplicable
 from seqbench.probes.jacobian import Jacobian, spaced
 from seqbench.probes.state_flow import StateFlow, state_gradients
@@ -112,7 +113,8 @@ def test_a_pinned_gate_is_the_largest_singular_value(made, kept):
 
 
 def stateful(model) -> bool:
-    return model.name not in ("transformer", "constant")
+    parts = getattr(model, "mixers", [model.name])
+    return not {"transformer", "attention", "constant"} & {*parts}
 
 
 def encoder_of(model) -> Encoder:
@@ -288,3 +290,12 @@ def test_a_constant_has_no_map_and_says_so():
     made = Network(VARIANTS["constant"], NetworkConfig(embedding_width=WIDTH), 5, 3, 8)
     with pytest.raises(NotApplicable, match="does not depend on the input"):
         Jacobian().measure(made, PADDED)
+
+
+def test_a_state_too_large_for_a_whole_jacobian_is_asked_for_its_outputs(
+    make_network, make_batch, monkeypatch
+):
+    network, batch = make_network(VARIANTS["rnn"]).double(), make_batch([9])
+    assert set(Jacobian().measure(network, batch)["of"]) == {"state to state"}
+    monkeypatch.setattr(jacobian_module, "_MOST_UNITS", 7)  # it has eight
+    assert set(Jacobian().measure(network, batch)["of"]) == {"input to output"}

@@ -231,16 +231,18 @@ def test_snapshots_are_taken_at_steps_spaced_on_a_logarithmic_axis(make_network,
 
     def look(network):
         seen.append(next(network.parameters()).sum().item())
-        return {"distance": [0, 1], "median": [seen[-1], 0.5]}
+        return {"flow": {"distance": [0, 1], "median": [seen[-1], 0.5]}, "states": {"state": ["cell"]}}
 
     config = TrainConfig(steps=40, eval_every=100, log_every=7)
     outcome = fit(network, data, config, Goal(), CPU, lambda _: None, None, look)
-    assert outcome.snapshots["step"] == [10, 10, 30, 30]
-    assert outcome.snapshots["median"] == [seen[0], 0.5, seen[1], 0.5]
+    flow = outcome.snapshots["flow"]
+    assert flow["step"] == [10, 10, 30, 30]
+    assert flow["median"] == [seen[0], 0.5, seen[1], 0.5]
+    assert outcome.snapshots["states"] == {"step": [10, 30], "state": ["cell", "cell"]}
     assert len(set(seen)) == 2
 
 
-@pytest.mark.parametrize("found", [{}, {"distance": []}])
+@pytest.mark.parametrize("found", [{}, {"flow": {}}, {"flow": {"distance": []}}])
 def test_a_snapshot_that_finds_nothing_leaves_nothing(make_network, data, found):
     config = TrainConfig(steps=20)
     outcome = fit(
@@ -257,7 +259,7 @@ def test_looking_changes_nothing_about_training(make_network, data):
         return network.state_dict()
 
     batch = data.probe(4)
-    one, two = trained(None), trained(lambda network: GradientFlow().measure(network, batch))
+    one, two = trained(None), trained(lambda network: {"flow": GradientFlow().measure(network, batch)})
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

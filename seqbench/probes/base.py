@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from seqbench.batch import UNSCORED, Batch, Ints
-from seqbench.network import Network
+from seqbench.network import Network, answer_loss
 
 
 class NotApplicable(Exception):
@@ -16,7 +20,11 @@ class NotApplicable(Exception):
 
 
 class Probe(Protocol):
-    """A class registered with ``@register("probe")``; its table is stored as ``<name>.parquet``."""
+    """A class registered with ``@register("probe")``; its table is stored as ``<name>.parquet``.
+
+    Attributes:
+        in_training: also look after 10, 30, 100, 300, ... steps; absent: only before and after training.
+    """
 
     name: str
 
@@ -54,3 +62,21 @@ def last_answer(batch: Batch) -> tuple[Batch, np.ndarray]:
     keep_BT = np.arange(scored_BT.shape[1]) == anchors_B[:, None]
     targets_BT = np.where(keep_BT, batch.targets, UNSCORED)
     return dataclasses.replace(batch, targets=targets_BT), anchors_B
+
+
+def input_gradients(network: Network, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """|dL/dx_t| in float64 for each sequence's last answer.
+
+    Returns:
+        Norms ``(B, T)``, and the position ``(B,)`` at which each answer is read.
+    """
+    last, anchors_B = last_answer(batch)
+    double = copy.deepcopy(network).cpu().double().eval()
+    tensors = last.tensors()
+    x_BTD = double.embed(tensors).detach().double().requires_grad_()
+    loss = answer_loss(*double.answer(x_BTD, tensors), reduction="sum")
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, x_BTD, allow_unused=True)
+    gradient_BTD = gradients[0]
+    if gradient_BTD is None:
+        return np.zeros(batch.ids_BT.shape), anchors_B
+    return torch.linalg.vector_norm(gradient_BTD, dim=2).numpy(), anchors_B

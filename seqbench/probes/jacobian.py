@@ -14,8 +14,9 @@ from seqbench.batch import Batch
 from seqbench.network import Network
 from seqbench.probes.base import NotApplicable
 from seqbench.registry import register
-from seqbench.replay import Direction, directions, keeps_state, output_jacobians, state_jacobians
+from seqbench.replay import Direction, directions, keeps_state, output_jacobians, state_jacobians, tensors
 
+_MOST_UNITS = 512
 _FARTHEST = 64  # so that a measurement costs less than ten training steps
 Row = dict[str, Any]
 
@@ -24,8 +25,8 @@ Row = dict[str, Any]
 class Jacobian:
     """Singular values of ds_T/ds_{T-d} (whole state), for the longest probe sequence and d up to 64.
 
-    For an encoder without a state: of dy_T/dx_{T-d}, from input to output.
-
+    For an encoder without a state, or with one too large for a whole Jacobian (matrix memories): of
+    dy_T/dx_{T-d}, from input to output.
 
     In float64. A largest value far below 1 means that nothing of the early state is left, far above 1 that
     differences explode; ``lyapunov`` is its logarithm per step, which tends to the largest Lyapunov exponent
@@ -47,7 +48,7 @@ class Jacobian:
         rows = [
             row
             for way in directions(double.encoder, x_1TD, mask_1T)
-            for row in (_of_states if keeps_state(way.encoder, way.x_BTD) else _of_outputs)(way, distances)
+            for row in (_of_states if _has_small_state(way) else _of_outputs)(way, distances)
         ]
         if not rows:
             raise NotApplicable("the output does not depend on the input")
@@ -61,6 +62,15 @@ def spaced(largest: int) -> list[int]:
     [1, 2, 3, 4, 6, 8]
     """
     return sorted({step for n in range(largest.bit_length()) for step in (1 << n, 3 << n) if step <= largest})
+
+
+def _has_small_state(way: Direction) -> bool:
+    """Whether there is a state of which every unit can be differentiated."""
+    if not keeps_state(way.encoder, way.x_BTD):
+        return False
+    with torch.no_grad():
+        state = way.encoder(way.x_BTD[:1, :1])[1]
+    return sum(leaf.numel() for leaf in tensors(state)) <= _MOST_UNITS
 
 
 def _of_outputs(way: Direction, distances: list[int]) -> Iterator[Row]:

@@ -38,6 +38,7 @@ class StateFlow:
     """
 
     name: ClassVar[str] = "state_flow"
+    in_training: ClassVar[bool] = True
 
     def measure(self, network: Network, batch: Batch) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {}
@@ -119,10 +120,19 @@ def _of_blocks(network: Network, asked: TensorBatch, anchors_B: Ints, x_BTD: Ten
     """The same for the outputs of stacked blocks, which have one vector per step."""
     outputs: list[Tensor] = []
     blocks = [
-        block for part in network.encoder.modules() if isinstance(part, nn.ModuleList) for block in part
+        block
+        for part in network.encoder.modules()
+        if isinstance(part, nn.ModuleList)
+        for block in part
+        if block is not None  # a list may hold a place for what is left out
     ]
     blocks = [block for block in blocks if _is_outermost(block, blocks)]
-    hooks = [block.register_forward_hook(lambda _m, _i, out: outputs.append(out)) for block in blocks]
+    hooks = [
+        block.register_forward_hook(
+            lambda _m, _i, out: outputs.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for block in blocks
+    ]
     try:
         loss = answer_loss(*network.answer(x_BTD, asked), reduction="sum")
     finally:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from seqbench.batch import Batch, Ints
+from seqbench.batch import Batch, Bools, Ints
 from seqbench.errors import UsageError
 from seqbench.metric import SQUARED_ERROR
 from seqbench.registry import register
@@ -151,6 +151,12 @@ class Adding(GeneratedTask):
         value_BT, marker_BT = batch.values_BTF[..., _VALUE], batch.values_BTF[..., _MARKER]
         sum_B: npt.NDArray[np.float64] = np.where(marker_BT == 1, value_BT, 0).sum(1, dtype=np.float64)
         return 0.5 + sum_B / 4 if self.variant == "hochreiter" else sum_B
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The two marked steps."""
+        assert batch.values_BTF is not None
+        marked_BT: Bools = batch.values_BTF[..., _MARKER] == 1
+        return marked_BT
 
 
 def _first_marked(shortest: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from seqbench.batch import Batch, Ints, Rows, bucketed, in_length_order, trim
+from seqbench.batch import Batch, Bools, Ints, Rows, bucketed, in_length_order, trim
 from seqbench.errors import UsageError, nearest
 from seqbench.metric import ACCURACY, METRICS, Goal
 from seqbench.schema import setting
@@ -182,6 +182,17 @@ class TaskConfig:
 
         Shaped like ``batch.targets``; what it says where nothing is asked does not matter. Written apart from
         :meth:`sample`, so that the two check each other. None where no such player is definable.
+        """
+        return None
+
+    def relevant(self, batch: Batch) -> Bools | None:
+        """Which tokens decide the last scored answer of each sequence, ``(B, T)``; probes look at them.
+
+        True at a token if, by the definition, putting another of its kind in its place can change that answer
+        while the question stays the same: at the value that is asked for, and at the key it is found by. The
+        question (the last query, a delimiter) is not marked, nor is padding. Every unmarked token can be
+        replaced by another of its kind without changing the answer. None where all tokens count, or where the
+        task does not say.
         """
         return None
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch, Ints
+from seqbench.batch import PADDING, UNSCORED, Batch, Bools, Ints
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -100,3 +100,8 @@ class Copy(GeneratedTask):
         asked_B = 1 + (batch.ids_BT == DELIMITER).argmax(1)
         nth_BT = np.arange(batch.ids_BT.shape[1]) - asked_B[:, None]
         return np.take_along_axis(batch.ids_BT, np.maximum(nth_BT, 0), axis=1) - 1
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The last of the ten symbols."""
+        relevant_BT: Bools = (batch.ids_BT != PADDING) & (np.arange(batch.ids_BT.shape[1]) == ITEMS - 1)
+        return relevant_BT

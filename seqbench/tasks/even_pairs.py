@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqbench.batch import PADDING, Batch, Ints
+from seqbench.batch import PADDING, Batch, Bools, Ints
 from seqbench.registry import register
 from seqbench.tasks.base import Card
 from seqbench.tasks.formal_base import SOURCE, FormalTask, coin_tosses, symbols
@@ -63,6 +63,12 @@ class EvenPairs(FormalTask):
         here_BT, next_BT = batch.ids_BT[:, :-1], batch.ids_BT[:, 1:]
         changes_B: Ints = np.count_nonzero((here_BT != next_BT) & (next_BT != PADDING), axis=1)
         return changes_B % 2
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The first and the last symbol; none where they are one, which equals itself whatever it is."""
+        steps_T, last_B1 = np.arange(batch.ids_BT.shape[1]), batch.lengths_B[:, None] - 1
+        relevant_BT: Bools = ((steps_T == 0) | (steps_T == last_B1)) & (last_B1 > 0)
+        return relevant_BT
 
 
 def equal_ends_from_counts(longest: int) -> float:

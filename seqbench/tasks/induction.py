@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch, Ints, TokenRows
+from seqbench.batch import UNSCORED, Batch, Bools, Ints, TokenRows
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -136,6 +136,13 @@ class Induction(GeneratedTask):
         if self.protocol == "answer":
             return answers_B1[:, 0]
         return np.concatenate([ids_BT[:, 1:] - 1, answers_B1], axis=1)
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The first trigger and the token after it."""
+        trigger_BT = batch.ids_BT == self.symbols + 1
+        first_BT = trigger_BT & (np.cumsum(trigger_BT, axis=1) == 1)
+        relevant_BT: Bools = first_BT | np.pad(first_BT[:, :-1], ((0, 0), (1, 0)))
+        return relevant_BT
 
     def open(self, seed: int, cache: Path) -> Data:
         if self.protocol == "answer":

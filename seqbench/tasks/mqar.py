@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import PADDING, UNSCORED, Batch, Ints, trim
+from seqbench.batch import PADDING, UNSCORED, Batch, Bools, Ints, trim
 from seqbench.errors import UsageError
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
@@ -106,3 +106,12 @@ class MQAR(GeneratedTask):
         table_BK = np.zeros((len(ids_BT), self.vocabulary_size), dtype=np.int64)
         table_BK[row, ids_BT[row, place - 1]] = ids_BT[row, place] - 1 - self.keys
         return table_BK[rows, ids_BT]
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The pair whose key is the last query: its key and its value."""
+        ids_BT = batch.ids_BT
+        last_B1 = np.take_along_axis(ids_BT, batch.lengths_B[:, None] - 1, axis=1)
+        before_value_BT = np.pad(ids_BT[:, 1:] > self.keys, ((0, 0), (0, 1)))
+        key_BT = (ids_BT == last_B1) & before_value_BT
+        relevant_BT: Bools = key_BT | np.pad(key_BT[:, :-1], ((0, 0), (1, 0)))
+        return relevant_BT

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqbench.batch import PADDING, UNSCORED, Batch, Ints
+from seqbench.batch import PADDING, UNSCORED, Batch, Bools, Ints
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.tasks.base import Card
@@ -82,6 +82,11 @@ class ReverseString(FormalTask):
         query_BT = ids_BT == ASK
         left_BT = np.count_nonzero((ids_BT > 0) & ~query_BT, axis=1)[:, None] - np.cumsum(query_BT, axis=1)
         return np.take_along_axis(ids_BT, np.maximum(left_BT, 0), axis=1) - 1
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The first symbol, which is said last."""
+        relevant_BT: Bools = (batch.ids_BT != PADDING) & (np.arange(batch.ids_BT.shape[1]) == 0)
+        return relevant_BT
 
 
 def most_frequent_symbol(longest: int) -> float:

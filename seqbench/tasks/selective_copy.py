@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch, Ints
+from seqbench.batch import UNSCORED, Batch, Bools, Ints
 from seqbench.errors import UsageError
 from seqbench.floors import most_frequent_share
 from seqbench.registry import register
@@ -99,3 +99,9 @@ class SelectiveCopy(GeneratedTask):
         nth_BT = np.cumsum(ids_BT == self.symbols + 3, axis=1) - 1
         asked_BT = np.take_along_axis(symbols_first_BT, np.maximum(nth_BT, 0), axis=1)
         return np.take_along_axis(ids_BT, asked_BT, axis=1) - 1
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The last symbol."""
+        symbol_BT = batch.ids_BT <= self.symbols
+        relevant_BT: Bools = symbol_BT & (np.cumsum(symbol_BT, axis=1) == self.items)
+        return relevant_BT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqbench.batch import UNSCORED, Batch, Ints, TokenRows
+from seqbench.batch import PADDING, UNSCORED, Batch, Bools, Ints, TokenRows
 from seqbench.registry import register
 from seqbench.schema import setting
 from seqbench.tasks.base import Card, Data, FixedData, TaskConfig
@@ -117,6 +117,11 @@ class Spell(TaskConfig):
         """Look the number up in a list of names put together from word stems."""
         answers_NT = answer_table(self.largest)
         return answers_NT[batch.ids_BT[:, 0] - 1, : batch.ids_BT.shape[1]]
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The number: it decides when to stop, as it decides all else."""
+        relevant_BT: Bools = (batch.ids_BT != PADDING) & (np.arange(batch.ids_BT.shape[1]) == 0)
+        return relevant_BT
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from seqbench.batch import PADDING, Batch, Ints, trim
+from seqbench.batch import PADDING, Batch, Bools, Ints, trim
 from seqbench.errors import UsageError
 from seqbench.registry import register
 from seqbench.schema import setting
@@ -187,3 +187,8 @@ class TemporalOrder(GeneratedTask):
         worth_BT: Ints = np.where(marked_BT, (batch.ids_BT - 1) * symbols**after_BT, 0)
         answers_B: Ints = worth_BT.sum(1)
         return answers_B
+
+    def relevant(self, batch: Batch) -> Bools:
+        """The marked symbols."""
+        relevant_BT: Bools = (batch.ids_BT != PADDING) & (batch.ids_BT <= self._kinds()[0])
+        return relevant_BT

@@ -12,7 +12,7 @@ import torch
 from seqbench.batch import UNSCORED, pad
 from seqbench.config import NetworkConfig
 from seqbench.network import Network
-from seqbench.probes.gradient_flow import input_gradients
+from seqbench.probes.base import input_gradients
 from seqbench.registry import lookup
 from seqbench.seeds import stream
 from seqbench.tasks.base import GeneratedTask

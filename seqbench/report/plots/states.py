@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_PANELS, _MOST_STATES = 8, 4
+_MOST_PANELS, _MOST_STATES, _MOST_LOOKS = 8, 4, 8
 _DASHES: tuple[theme.Dash, ...] = ((), (5, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5))
 
 
@@ -38,7 +39,7 @@ def plot(sweep: Sweep, task: Task, rung: int | None, decays: pd.DataFrame) -> Pl
             "step, through every later step, for every layer and direction (a cell is an LSTM's inner state; "
             "a model without a state shows the outputs of its blocks, of which the last is read at the "
             "answer alone and so has none elsewhere); of a deep stack four states; full colour after "
-            "training, faint before; medians over seeds"
+            "training, faint before, hairlines on the way; medians over seeds"
         ),
         shows=shows(decays, sweep.labels),
     )
@@ -82,13 +83,29 @@ def some(states: list[Any]) -> list[Any]:
 def _panel(panel: Axes, mine: pd.DataFrame, style: theme.Style) -> None:
     for number, (state, curves) in enumerate(some(list(mine.groupby("state", sort=False)))):
         dash = _DASHES[number % len(_DASHES)]
-        for moment, alpha in (("init", 0.35), ("final", 1.0)):
+        for moment, look in looks(curves["moment"].unique()):
             line = curves[curves["moment"] == moment].groupby("distance")["median"].median()
             panel.plot(
-                line.index, line, color=style.colour, linestyle=(0, dash), alpha=alpha,
-                label=str(state) if alpha == 1.0 else None,
+                line.index, line, color=style.colour, linestyle=(0, dash), **look,
+                label=str(state) if moment == "final" else None,
             )  # fmt: skip
     panel.legend(fontsize=7.5)
+
+
+def looks(moments: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    """How each moment is drawn, in their order: faint before training, hairlines on the way, full at the end.
+
+    >>> [moment for moment, _ in looks(["final", "init", "step 30", "step 10", "?"])]
+    ['init', 'step 10', 'step 30', 'final']
+    """
+    known = set(moments)
+    steps = sorted(int(m[5:]) for m in known if m.startswith("step ") and m[5:].isdecimal())
+    passing: list[tuple[str, dict[str, Any]]] = [
+        (f"step {step}", {"alpha": 0.35 + 0.5 * (n + 1) / (len(steps) + 1), "linewidth": 0.6})
+        for n, step in enumerate(steps[:_MOST_LOOKS])
+    ]
+    ends: list[tuple[str, dict[str, Any]]] = [("init", {"alpha": 0.35}), ("final", {"alpha": 1.0})]
+    return [look for look in (ends[0], *passing, ends[1]) if look[0] in known]
 
 
 def shows(decays: pd.DataFrame, labels: list[str]) -> str:
