@@ -155,4 +155,11 @@ OTHERS: list[list[str]] = [
     ["sweep=${hydra:runtime.cwd}"], ["sweep=${now:%Y}"], ["hydra.sweep.subdir=../../mark", "-m"],
     ["--cfg", "job", "--resolve", "sweep=${oc.env:HOME}"], ["~hydra.callbacks"], ["hydra={}"],
     ["hydra.hydra_help.template=x", "--hydra-help"], ["-sc", "query=bash"],
+    ["model=evil.py:Evil"], ["model=evil.py"], ["-m", "model=lstm,./evil.py:Evil"], ["model='evil.py:Evil'"],
+    ["--allow-code=true", "model=evil.py:Evil"], ["--allow-code", "task=evil.py:Evil"],
+    ["--allow-code", "+model=evil.py:Evil"], ["--allow-code", "++model.name=evil.py:Evil", "model=x"],
+    ["--allow-code", "experiment=evil.py:Evil"], ["--allow-code", "probes=[evil.py:Evil]"],
+    ["-m", "hydra.sweeper.params.model=evil.py:Evil"],
+    ["--allow-code", "-m", "+hydra.sweeper.params.model=evil.py:Evil"],
+    ["--allow-code", "hydra/launcher=evil.py:Evil", "-m"], ["allow_code=true", "model=evil.py:Evil"],
 ]  # fmt: skip
