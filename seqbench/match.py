@@ -1,42 +1,206 @@
-"""Fair by construction: solve the width at which a network meets the parameter budget."""
+"""Fair by construction: solve the width at which a network costs what it is meant to cost."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from seqbench.config import Job
+from seqbench import locks, store
+from seqbench.batch import Batch, TensorBatch
+from seqbench.config import PARAMETERS, Job, MatchConfig, settings
+from seqbench.cost import forward_flops, state_values, train_step_s
+from seqbench.errors import UsageError
+from seqbench.models.base import ModelConfig
 from seqbench.network import Network, parameter_count
+from seqbench.registry import lookup
+from seqbench.store import DamagedFile
+from seqbench.tasks.base import Data
 
 UNMATCHED_WIDTH = 128
+WIDTHS_FILE = "widths.json"
 _WIDE = 256
 _LARGEST_WIDTH = 1 << 16
+_LARGEST_TIMED_WIDTH = 1 << 11
+_TIMED_PAIRS = 5
+_MOST_BYTES = 1 << 20
+
+Found = TypeVar("Found")
 
 
-def solve_width(job: Job, vocabulary_size: int, classes: int, features: int = 0) -> int:
-    """The width whose network comes closest to ``match.target`` parameters.
+@dataclass(frozen=True)
+class Place:
+    """Where a network stands, and so what a width costs there.
 
-    Networks are instantiated on torch's meta device, so that any encoder can be matched, also one that
-    seqbench has never seen, without allocating its weights.
+    Attributes:
+        probe: a batch of the task: its length counts for operations and state, all of it for time.
+        folder: the sweep's, where widths that take long to solve are kept for all its seeds.
     """
+
+    vocabulary: int
+    classes: int
+    features: int = 0
+    probe: Batch | None = None
+    device: torch.device | str = "cpu"
+    folder: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        data: Data,
+        probe: Batch | None = None,
+        device: torch.device | str = "cpu",
+        folder: Path | None = None,
+    ) -> Place:
+        """The place of a task's data."""
+        return cls(data.vocabulary_size, data.classes, data.features, probe, device, folder)
+
+    def network(self, job: Job, width: int) -> Network:
+        """The job's network at a width."""
+        return Network(job.model, job.network, self.vocabulary, self.classes, width, self.features)
+
+    def batch(self, device: torch.device | str, rows: int | None = None) -> TensorBatch:
+        """The probe, or its first rows, on a device."""
+        assert self.probe is not None
+        return self.probe.rows(0, rows or len(self.probe.ids_BT)).tensors(device)
+
+
+def solve_width(job: Job, place: Place) -> int:
+    """The width whose network comes closest to what ``match`` asks for.
+
+    Networks are instantiated on torch's meta device where shapes are enough, so that any encoder can be
+    matched, also one that seqbench has never seen, without allocating its weights.
+
+    Raises:
+        UsageError: the model, or the reference, has nothing to be matched by.
+    """
+    multiple = job.model.width_multiple
     if job.model.hidden is not None:
         return job.model.hidden
-    multiple = job.model.width_multiple
     if job.match.by == "none":
         return max(multiple, UNMATCHED_WIDTH // multiple * multiple)
+    if not job.match.measured or place.folder is None:
+        return _solve(job, place)
+    return _remembered(job, place, place.folder)
 
-    def build(units: int) -> Network:
-        return Network(job.model, job.network, vocabulary_size, classes, units * multiple, features)
 
-    def count(units: int) -> int:
-        try:
-            with torch.device("meta"):
-                return matched_parameters(build(units))
-        except (RuntimeError, NotImplementedError):  # a layer that computes with its weights when built
-            return matched_parameters(build(units))
+def _solve(job: Job, place: Place) -> int:
+    multiple, timed = job.model.width_multiple, job.match.by == "time"
+    most = (_LARGEST_TIMED_WIDTH if timed else _LARGEST_WIDTH) // multiple
+    if _has_no_width(job, place, multiple, most):
+        return multiple
+    cost, target = _cost_and_target(job, place)
+    return multiple * closest(lambda units: cost(units * multiple), target, most)
 
-    return multiple * closest(count, job.match.target, _LARGEST_WIDTH // multiple)
+
+def _has_no_width(job: Job, place: Place, multiple: int, most: int) -> bool:
+    """Whether the encoder is the same at every width."""
+    narrow, wide = (_parameters(job, place, units * multiple) for units in (1, min(_WIDE, most)))
+    return narrow == wide
+
+
+def _cost_and_target(job: Job, place: Place) -> tuple[Callable[[int], float], float]:
+    """What a width costs, and what it should cost: ``match.target``, or what the reference costs."""
+    if job.match.by == "time":
+        ratio = _Ratio(_reference(job), place)
+        return lambda width: ratio(job, width), 1.0
+    cost = {"params": _parameters, "flops": _flops, "state": _state}[job.match.by]
+    target = job.match.target
+    if target is None:
+        reference = _reference(job)
+        target = cost(reference, place, solve_width(reference, place))
+    return lambda width: cost(job, place, width), target
+
+
+def _reference(job: Job) -> Job:
+    """The job of the model that the others are matched to, at its own width or the usual parameters."""
+    named = job.match.reference
+    model: ModelConfig = job.model if named is None else lookup("model", named["name"])(**named)
+    return dataclasses.replace(job, model=model, match=MatchConfig(target=PARAMETERS))
+
+
+def _parameters(job: Job, place: Place, width: int) -> int:
+    return _on_meta(job, place, width, lambda network, _: matched_parameters(network))
+
+
+def _flops(job: Job, place: Place, width: int) -> int:
+    return _on_meta(job, place, width, lambda network, device: forward_flops(network, place.batch(device, 1)))
+
+
+def _state(job: Job, place: Place, width: int) -> int:
+    found = _on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
+    if found is None:
+        raise UsageError(f"match.by=state: '{job.model.name}' keeps no state from which it could go on")
+    return found
+
+
+def _on_meta(job: Job, place: Place, width: int, count: Callable[[Network, str], Found]) -> Found:
+    """Count on a network without weights, or with them where a layer computes with them.
+
+    Args:
+        count: gets the network and the device that it is on.
+    """
+    try:
+        with torch.device("meta"):
+            return count(place.network(job, width), "meta")
+    except (RuntimeError, NotImplementedError):
+        return count(place.network(job, width), "cpu")
+
+
+def counted_costs(job: Job, place: Place, width: int) -> dict[str, float]:
+    """Operations of a forward pass and numbers kept, for one sequence; NaN where nothing is kept to go on."""
+    kept = _on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
+    return {
+        "flops": float(_flops(job, place, width)),
+        "state_values": math.nan if kept is None else float(kept),
+    }
+
+
+class _Ratio:
+    """CPU time of a training step relative to the reference's, in alternation, so that load touches both."""
+
+    def __init__(self, reference: Job, place: Place) -> None:
+        self.place, self.batch = place, place.batch(place.device)
+        self.reference = place.network(reference, solve_width(reference, place)).to(place.device)
+
+    def __call__(self, job: Job, width: int) -> float:
+        network = self.place.network(job, width).to(self.place.device)
+        pair = (network, self.reference)
+        for one in pair:  # the first step is slower
+            train_step_s(one, self.batch)
+        rounds = [[train_step_s(one, self.batch) for one in pair] for _ in range(_TIMED_PAIRS)]
+        return statistics.median(mine / theirs for mine, theirs in rounds)
+
+
+def _remembered(job: Job, place: Place, folder: Path) -> int:
+    """The width that another seed of the sweep found, or a new one, which is noted for the others."""
+    key = store.digest({name: settings(job)[name] for name in ("model", "network", "match", "task")})
+    path = folder / WIDTHS_FILE
+    with locks.file_lock(folder / f"{WIDTHS_FILE}.lock"):
+        known = _read(path)
+        if key not in known:
+            known[key] = _solve(job, place)
+            store.write_file(path, json.dumps(known, indent=1, sort_keys=True).encode())
+        return known[key]
+
+
+def _read(path: Path) -> dict[str, int]:
+    """Widths that were solved before; none where the file is not to be trusted."""
+    try:
+        found = json.loads(store.read_bytes(path, _MOST_BYTES))
+    except (FileNotFoundError, DamagedFile, ValueError):
+        return {}
+    valid = isinstance(found, dict) and all(
+        type(width) is int and 1 <= width <= _LARGEST_WIDTH for width in found.values()
+    )
+    return found if valid else {}
 
 
 def matched_parameters(network: Network) -> int:
@@ -44,18 +208,17 @@ def matched_parameters(network: Network) -> int:
     return parameter_count(network) - parameter_count(network.embedding)
 
 
-def closest(count: Callable[[int], int], target: int, largest: int) -> int:
-    """The argument in ``1..largest`` where a non-decreasing ``count`` comes closest to ``target``.
+def closest(count: Callable[[int], float], target: float, largest: int) -> int:
+    """The argument in ``1..largest`` where a (nearly) non-decreasing ``count`` comes closest to ``target``.
 
     >>> closest(lambda n: n * n, 50, 1000)
     7
     """
-    low, high = 1, 2
-    if count(low) == count(min(_WIDE, largest)):
-        return low  # the encoder has no width to choose
+    low, high = 1, min(2, largest)
     while high < largest and count(high) < target:
         low, high = high, min(2 * high, largest)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) <= target else (low, middle)
-    return min((low, high), key=lambda n: abs(count(n) - target))
+    near = range(max(1, low - 1), min(high + 1, largest) + 1)  # a count may have a dent somewhere
+    return min(near, key=lambda n: abs(count(n) - target))

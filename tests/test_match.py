@@ -9,30 +9,33 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqbench.match import UNMATCHED_WIDTH, closest, matched_parameters, solve_width
-from seqbench.network import Network
-from seqbench.registry import plugins
+from seqbench import match
+from seqbench.batch import pad
+from seqbench.config import Job, at_matched_rung, checked, name_reference
+from seqbench.cost import forward_flops
+from seqbench.errors import UsageError
+from seqbench.match import UNMATCHED_WIDTH, WIDTHS_FILE, Place, closest, matched_parameters, solve_width
 
-TASKS = {"temporal_order": (11, 9), "mqar": (25, 8)}  # vocabulary and classes of the built-in default
+TASKS = {"temporal_order": Place(11, 9), "mqar": Place(25, 8)}  # sizes of the built-in default
 WIDTHLESS = {"bag", "constant"}
 
 
 def parameters_at(job, task: str, width: int) -> int:
-    return matched_parameters(Network(job.model, job.network, *TASKS[task], width))
+    return matched_parameters(TASKS[task].network(job, width))
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", sorted(set(plugins("model")) - WIDTHLESS))
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "bilstm", "transformer"])
 def test_parameters_are_within_two_percent_of_the_default_target(make_job, name, task):
     job = make_job(name, task)
-    width = solve_width(job, *TASKS[task])
+    width = solve_width(job, TASKS[task])
     assert parameters_at(job, task, width) == pytest.approx(job.match.target, rel=0.02)
 
 
 @pytest.mark.parametrize("target", [35_000, 200_000])
 def test_no_neighbouring_width_is_closer_to_the_target(make_job, model, target):
     job = dataclasses.replace(make_job(match={"target": target}), model=model)
-    width, step = solve_width(job, *TASKS["mqar"]), model.width_multiple
+    width, step = solve_width(job, TASKS["mqar"]), model.width_multiple
     if model.name in WIDTHLESS:
         assert width == 1
         return
@@ -43,14 +46,14 @@ def test_no_neighbouring_width_is_closer_to_the_target(make_job, model, target):
 
 def test_the_shared_embedding_is_not_counted(make_job):
     job = make_job("gru")
-    widths = {solve_width(job, vocabulary, 9) for vocabulary in (11, 20_000)}
+    widths = {solve_width(job, Place(vocabulary, 9)) for vocabulary in (11, 20_000)}
     assert len(widths) == 1
 
 
 def test_a_chosen_width_wins_and_matching_can_be_switched_off(make_job):
-    assert solve_width(make_job("gru", model_options={"hidden": 17}), 11, 9) == 17
+    assert solve_width(make_job("gru", model_options={"hidden": 17}), Place(11, 9)) == 17
     unmatched = make_job("transformer", match={"by": "none"}, model_options={"heads": 3})
-    assert solve_width(unmatched, 11, 9) == UNMATCHED_WIDTH // 6 * 6
+    assert solve_width(unmatched, Place(11, 9)) == UNMATCHED_WIDTH // 6 * 6
 
 
 @given(
@@ -66,5 +69,146 @@ def test_closest_is_as_close_as_trying_every_width(steps, target, start):
 
 def test_solving_a_width_makes_no_real_weights(make_job):
     before = torch.random.get_rng_state()
-    assert solve_width(make_job("lstm", match={"target": 100_000_000}), 11, 9) > 4_000
+    assert solve_width(make_job("lstm", match={"target": 100_000_000}), Place(11, 9)) > 4_000
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# Other costs than parameters
+
+LENGTH = 24
+
+
+def place(folder=None) -> Place:
+    return Place(11, 9, probe=pad([[1] * LENGTH] * 4, [0, 1, 2, 3]), folder=folder)
+
+
+def matched(make_job, name: str, by: str, reference: str = "rnn", **options) -> Job:
+    """A job that is matched to another model, as composition makes it."""
+    first, job = (make_job(one, match={"by": by}) for one in (reference, name))
+    job.model = dataclasses.replace(job.model, **options)
+    name_reference(job, [first, job])
+    return checked(job)
+
+
+def flops(job: Job, width: int) -> int:
+    with torch.device("meta"):
+        network = place().network(job, width)
+    return forward_flops(network, place().batch("meta", 1))
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer"])
+def test_operations_are_matched_to_the_first_model(make_job, name):
+    reference = make_job("rnn")
+    target = flops(reference, solve_width(reference, place()))
+    job = matched(make_job, name, "flops")
+    width, step = solve_width(job, place()), job.model.width_multiple
+    gaps = [abs(flops(job, width + move) - target) for move in (-step, 0, step)]
+    assert gaps[1] == min(gaps)
+    assert flops(job, width) == pytest.approx(target, rel=0.05 if step == 1 else 0.2)
+    if name == "rnn":
+        assert width == solve_width(reference, place())
+
+
+def test_the_state_of_an_lstm_has_two_parts_and_a_cache_has_a_pair_per_step(make_job):
+    reference = make_job("rnn", model_options={"hidden": 96})
+    widths = {}
+    for name in ("lstm", "gru", "transformer"):
+        job = make_job(name, match={"by": "state"})
+        name_reference(job, [reference, job])
+        job.match.reference = dataclasses.asdict(reference.model)
+        widths[name] = solve_width(job, place())
+    assert widths == {"lstm": 48, "gru": 96, "transformer": 4}  # the least that two heads and rotation allow
+
+
+def test_a_target_may_be_named(make_job):
+    assert solve_width(make_job("gru", match={"by": "state", "target": 77}), place()) == 77
+
+
+def test_time_is_matched_against_the_reference_in_alternation(make_job, monkeypatch):
+    clock = {"rnn": 2.0, "gru": 6.0}
+
+    def step_s(network, _batch):
+        kind = "gru" if type(network.encoder).__name__ == "GRULayer" else "rnn"
+        return clock[kind] * network.encoder.width_out
+
+    monkeypatch.setattr(match, "train_step_s", step_s)
+    width = solve_width(make_job("rnn"), place())
+    assert solve_width(matched(make_job, "gru", "time"), place()) == round(width / 3)
+
+
+def test_the_highest_rung_counts_for_the_whole_ladder(make_job):
+    jobs = [
+        make_job(name, match={"by": "flops"}, task_options={"lengths": [16, 64, 32]})
+        for name in ("rnn", "lstm")
+    ]
+    name_reference(jobs[1], jobs)
+    assert jobs[1].match.rung == 64
+    assert jobs[1].match.reference["name"] == "rnn"
+    one = dataclasses.replace(jobs[1], task=dataclasses.replace(jobs[1].task, lengths=[16]))
+    assert at_matched_rung(one).task.lengths == [64]
+    assert at_matched_rung(make_job("rnn")).task.lengths != [64]
+
+
+def test_time_is_solved_once_for_all_seeds(make_job, monkeypatch, tmp_path):
+    monkeypatch.setattr(match, "train_step_s", lambda network, _: float(network.encoder.width_out))
+    job = matched(make_job, "gru", "time")
+    first = solve_width(job, place(tmp_path))
+    monkeypatch.setattr(match, "train_step_s", lambda *_: pytest.fail("measured again"))
+    job.seeds = [7]
+    assert solve_width(job, place(tmp_path)) == first
+    (tmp_path / WIDTHS_FILE).write_text('{"a": -3}')  # what makes no sense is no answer
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        solve_width(job, place(tmp_path))
+
+
+def test_a_model_without_a_width_keeps_it(make_job):
+    assert solve_width(matched(make_job, "constant", "flops"), place()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "match_options", "message"),
+    [
+        ("bilstm", {"by": "state"}, "reads ahead keeps its whole input"),
+        ("gru", {"by": "time", "target": 5}, "leave match.target out"),
+        ("gru", {"by": "width"}, "choices"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_at_composition(make_job, name, match_options, message):
+    with pytest.raises(UsageError, match=message):
+        checked(make_job(name, match=match_options))
+
+
+# Costs against closed forms, for one sequence of T steps with an embedding of D and C classes
+
+D, C = 48, 9
+
+
+def test_operations_of_a_recurrence_are_those_of_its_products(make_job):
+    width = 10
+    for name, gates in (("rnn", 1), ("gru", 3), ("lstm", 4)):
+        products = gates * width * (D + width)
+        assert flops(make_job(name), width) == 2 * (LENGTH * products + width * C)
+
+
+def test_operations_of_attention_grow_with_the_square_of_the_length(make_job):
+    width, layers = 8, 2
+    job = make_job("transformer")
+    each = 3 * width * width + width * width + 2 * (2 * width) * width  # projections, output, feed-forward
+    pairs = 2 * LENGTH * width  # scores and weighted sums of one step
+    expected = LENGTH * (D * width + layers * (each + pairs)) + width * C
+    assert flops(job, width) == 2 * expected
+
+
+def test_a_triangular_solve_is_counted(make_job):
+    with_solve, without = (flops(make_job(name), 8) for name in ("deltanet", "linear_attention"))
+    assert with_solve > without
+
+
+def test_counting_needs_no_weights(make_job, model):
+    job = dataclasses.replace(make_job(), model=model)
+    width = 4 * model.width_multiple
+    found = [
+        forward_flops(place().network(job, width).to(device), place().batch(device, 1))
+        for device in ("cpu", "meta")
+    ]
+    assert found[0] == found[1]

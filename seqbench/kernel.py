@@ -1,0 +1,88 @@
+"""Which kernels really ran: what an encoder called, seen from below, not what it says of itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqbench.batch import TensorBatch
+from seqbench.cost import leaves
+from seqbench.network import Network, answer_loss
+
+_STEPS = 64  # the shorter of two runs; chunks and blocks of scans are smaller
+_FUSED = MappingProxyType(
+    {  # operators that do many steps in one call, and how a reader knows them
+        "mkldnn_rnn_layer": "fused (oneDNN)",
+        "_cudnn_rnn": "fused (cuDNN)",
+        "miopen_rnn": "fused (MIOpen)",
+        "_thnn_fused_lstm_cell": "fused cells",
+        "_thnn_fused_gru_cell": "fused cells",
+        "_scaled_dot_product_flash_attention_for_cpu": "flash attention (CPU)",
+        "_scaled_dot_product_flash_attention": "flash attention",
+        "_scaled_dot_product_efficient_attention": "memory-efficient attention",
+        "_scaled_dot_product_cudnn_attention": "cuDNN attention",
+        "convolution": "convolution",
+        "_fft_r2c": "FFT",
+    }
+)
+LOOP = 1.5  # operator calls per step and layer from which it is a loop; a scan in blocks makes fewer than one
+
+
+def _writes(result: Any) -> bool:
+    """Whether an operator's result is an argument that it wrote to, not a view of one."""
+    return result.alias_info is not None and bool(result.alias_info.is_write)
+
+
+class _Seen(TorchDispatchMode):
+    """Counts the operators that reach the dispatcher, inside C++ and autograd functions too; no views."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not any(result.alias_info for result in func._schema.returns if not _writes(result)):
+            self.calls[str(func).split(".")[1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def found(network: Network, batch: TensorBatch) -> dict[str, Any]:
+    """What ran in a training step on sequences as long as it takes to tell.
+
+    Returns:
+        ``kernel_found``: kernels by name, or what torch had to do instead; ``calls_per_step``: operator
+        calls, forward and backward, that one more step of the sequence costs each layer.
+    """
+    short, long = (_calls(network, _stretched(batch, steps)) for steps in (_STEPS, 2 * _STEPS))
+    layers = sum(1 for _ in leaves(network.encoder))
+    per_step = (long.total() - short.total()) / _STEPS / max(1, layers)
+    names = [name for operator, name in _FUSED.items() if operator in long]
+    if per_step >= LOOP:
+        names.append(f"a loop of {per_step:.0f} calls a step")
+    elif per_step > 0:
+        names.append("in blocks of steps")
+    return {"kernel_found": ", ".join(names) or "all steps at once", "calls_per_step": per_step}
+
+
+def _calls(network: Network, batch: TensorBatch) -> Counter[str]:
+    seen = _Seen()
+    with seen:
+        answer_loss(*network.train()(batch)).backward()
+    network.zero_grad(set_to_none=True)
+    return seen.calls
+
+
+def _stretched(batch: TensorBatch, steps: int) -> TensorBatch:
+    """The first sequence, over and over, to a number of steps without padding."""
+    place_T = torch.arange(steps, device=batch.ids_BT.device) % int(batch.lengths_B[0])
+    ids_1T = batch.ids_BT[:1, place_T]
+    targets = batch.targets[:1]
+    if targets.ndim == 2:
+        targets = targets[:, place_T].clamp_min(0)
+    values_1TF = None if batch.values_BTF is None else batch.values_BTF[:1, place_T]
+    lengths_1 = torch.full_like(batch.lengths_B[:1], steps)
+    return TensorBatch(ids_1T, lengths_1, torch.ones_like(ids_1T, dtype=torch.bool), targets, values_1TF)
