@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from seqbench import userfile
 from seqbench.errors import UsageError
 from seqbench.secret import mask
 
@@ -22,11 +23,13 @@ _PLAIN_HYDRA_FLAGS = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with 0 (fine), 1 (a run failed) or 2 (usage).
 
-    A user's file that registers a layer ends in a call of this function; child processes import that file
-    again, and there the call does nothing.
+    A user's file that registers a layer ends in a call of this function; where that file is imported (by a
+    child process, or because a command names it), the call does nothing.
     """
     caller = sys._getframe(1).f_globals.get("__name__")
     if caller == "__mp_main__":  # how multiprocessing names the main file when a child imports it
+        return
+    if userfile.is_loaded(caller):  # the user's file was named, not run
         return
     args = list(sys.argv[1:] if argv is None else argv)
     if any(arg in ("--help", "-h") for arg in args):
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(name, _interrupt)
     try:
-        jobs = compose(args)
+        jobs = compose(_with_files(args))
         if _asks_hydra(args):
             sys.exit(EXIT_FINE)
         sys.exit(_run(jobs, args))
@@ -68,6 +71,17 @@ def main(argv: list[str] | None = None) -> None:
                 f"\ninterrupted; finished runs are kept\ngo on with: {resume_command(args)}", file=sys.stderr
             )
         sys.exit(EXIT_FAILED)
+
+
+def _with_files(args: list[str]) -> list[str]:
+    """The command line with files of layers replaced by the names of their models."""
+
+    def program() -> list[str]:
+        from seqbench import sweep
+
+        return sweep.program()
+
+    return userfile.named(args, program)
 
 
 def _run(jobs: list[Any], args: list[str]) -> int:
@@ -122,7 +136,7 @@ def compose(args: list[str]) -> list[Any]:
         UsageError: one line that names the key, what is wrong and what would be right.
     """
     from seqbench import locks
-    from seqbench.config import checked
+    from seqbench.config import checked, name_reference
     from seqbench.isolate import warm_server
     from seqbench.overrides import check_flags, check_overrides
 
@@ -135,6 +149,7 @@ def compose(args: list[str]) -> list[Any]:
             warm_server()  # torch is imported over there while Hydra composes here
         jobs = _composed(args)
     for job in jobs:
+        name_reference(job, jobs)
         checked(job)
         _check_places(runs_dir=job.runs_dir, reports_dir=job.reports_dir)
         for probe in job.probes:
@@ -160,7 +175,7 @@ def _composed(args: list[str]) -> list[Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     from seqbench.config import Job
-    from seqbench.overrides import explain
+    from seqbench.overrides import explain, per_job
     from seqbench.registry import plugins
 
     store = ConfigStore.instance()
@@ -176,7 +191,7 @@ def _composed(args: list[str]) -> list[Any]:
         jobs.append(job)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of being printed as tracebacks
-    sys.argv[1:] = args
+    sys.argv[1:] = per_job(args)
     program = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(collect)
     try:
         with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:

@@ -12,6 +12,8 @@ from seqbench.models.base import ModelConfig
 from seqbench.schema import check, setting
 from seqbench.tasks.base import TaskConfig
 
+PARAMETERS = 35_000  # of encoder and head, where nobody says how many
+
 
 @dataclass
 class NetworkConfig:
@@ -55,12 +57,40 @@ class TrainConfig:
 
 @dataclass
 class MatchConfig:
-    """Fairness of size: the width is solved so that every model has the same number of parameters."""
+    """Fairness of size: the width is solved so that every model costs the same."""
 
-    by: str = setting("params", "what is made equal", choices=("params", "none"))
-    target: int = setting(
-        35_000, "trainable parameters of encoder and head; the shared embedding is not counted", minimum=1
+    by: str = setting(
+        "params",
+        "what is made equal: trainable parameters; floating-point operations of a forward pass; numbers kept "
+        "of a sequence (state, or keys and values); time of a training step; or nothing",
+        choices=("params", "flops", "state", "time", "none"),
     )
+    target: int | None = setting(
+        None,
+        "how much: parameters of encoder and head (null: 35,000; the shared embedding is not counted), "
+        "operations or numbers per sequence (null: what the sweep's first model has at its own width or "
+        "35,000 parameters, as always for time)",
+        minimum=1,
+    )
+    rung: int | None = setting(
+        None, "rung of the task's ladder whose sequences count for all others; null: the highest", minimum=1
+    )
+    reference: Any = setting(None, "settings of the model that is matched to; the sweep's first one")
+
+    @property
+    def measured(self) -> bool:
+        """Whether the cost depends on the task's sequences."""
+        return self.by in ("flops", "state", "time")
+
+    def check(self) -> None:
+        """Fill in the usual number of parameters; refuse a target in seconds."""
+        if self.by == "params" and self.target is None:
+            self.target = PARAMETERS
+        if self.by == "time" and self.target is not None:
+            raise UsageError(
+                f"match.target={self.target}: match.by=time takes the time of the sweep's first model: leave "
+                "match.target out"
+            )
 
 
 @dataclass
@@ -73,6 +103,31 @@ class SpeedConfig:
     )
     seconds: float = setting(0.4, "time spent on each rung", unit="s", minimum=0.0)
     min_steps: int = setting(8, "fewest timed steps of each rung", unit="steps", minimum=3)
+
+
+@dataclass
+class TuningConfig:
+    """What ``tune=N`` searches, and where it writes what it finds."""
+
+    low: float = setting(3e-4, "lowest learning rate", minimum=1e-12)
+    high: float = setting(3e-2, "highest learning rate", minimum=1e-12)
+    others: bool = setting(True, "also vary what a model declares beside it (forget_bias of an lstm, say)")
+    halvings: int = setting(
+        1, "rounds before the last, each with half the steps of the next; half of the trials go on",
+        minimum=0, maximum=6,
+    )  # fmt: skip
+    seeds: list[int] = setting([1000, 1001], "seeds of the trials, never evaluation seeds", minimum=0)
+    dir: str | None = setting(
+        None,
+        "where TASK-MODEL.yaml is written; null: conf/tuned in a checkout, else a folder tuned beside runs",
+    )
+
+    def check(self) -> None:
+        """A range, and different seeds."""
+        if not self.low < self.high:
+            raise UsageError(f"tuning.low={self.low:g}: must be less than tuning.high={self.high:g}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UsageError(f"tuning.seeds={self.seeds}: expected different seeds, like [1000,1001]")
 
 
 @dataclass
@@ -100,10 +155,15 @@ class Job:
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     limit: LimitConfig = field(default_factory=LimitConfig)
     seeds: Any = setting(3, "number of seeds (0, 1, ...), or a list of seeds")
+    tune: int = setting(
+        0, "trials for each model, on validation, before the comparison; 0: settings as they are", minimum=0,
+        maximum=1000,
+    )  # fmt: skip
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     canaries: bool = setting(
         True, "train a bag of tokens and a constant beside every comparison (one seed), as measured floors"
     )
-    probes: list[str] = setting(["gradient_flow", "state_flow"], "what to measure on each network")
+    probes: list[str] = setting(["gradient_flow", "state_flow", "hops"], "what to measure on each network")
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     workers: int | None = setting(
         None, "runs side by side, one thread each; null: one per core (one on a GPU)", minimum=1
@@ -121,6 +181,7 @@ class Job:
     def check(self) -> None:
         """Normalise the seeds; refuse impossible ones and a ladder without distinct rungs."""
         self.seeds = seed_list(self.seeds)
+        self._check_tuning()
         ladder = self.task.ladder
         if ladder is not None:
             values = getattr(self.task, ladder)
@@ -131,21 +192,38 @@ class Job:
                 f"network.embedding=onehot: the inputs of '{self.task.name}' are numbers, not tokens: "
                 "leave it out"
             )
+        if self.match.by == "state" and self.model.looks_ahead:
+            raise UsageError(
+                f"match.by=state model={self.model.name}: a model that reads ahead keeps its whole input, "
+                "not a state: match it by params, flops or time"
+            )
         if self.task.forbids_looking_ahead and self.model.looks_ahead:
             raise UsageError(
                 f"task={self.task.name} model={self.model.name}: the answer at each position is the next "
                 "input, which a model that reads ahead sees: take one that reads left to right"
             )
 
+    def _check_tuning(self) -> None:
+        if 0 < self.tune < _FEWEST_TRIALS:
+            raise UsageError(
+                f"tune={self.tune}: expected 0, or {_FEWEST_TRIALS} or more trials: fewer cannot show an edge"
+            )
+        if self.tune and (both := set(self.seeds) & set(self.tuning.seeds)):
+            raise UsageError(
+                f"tuning.seeds={self.tuning.seeds}: {min(both)} is one of seeds={self.seeds!s:.80}: "
+                "tuning seeds must not be evaluation seeds"
+            )
+
 
 # Settings that say where and how often, not what: they do not change a run's identity.
 _NOT_IDENTITY = (
     "seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "fail_fast", "limit",
-    "checkpoint_s", "canaries",
+    "checkpoint_s", "canaries", "tune", "tuning",
 )  # fmt: skip
 
 
 _MOST_SEEDS = 10_000
+_FEWEST_TRIALS = 3
 _LARGEST_SEED = 2**62
 
 
@@ -169,6 +247,26 @@ def seed_list(value: Any) -> list[int]:
             f" (at most {_MOST_SEEDS:,})"
         )
     return list(seeds)
+
+
+def name_reference(job: Job, jobs: list[Job]) -> None:
+    """Say what a job is matched to, where that is another model's cost: the first on the same task."""
+    if not job.match.measured:
+        return
+    ladder = job.task.ladder
+    if ladder is not None and job.match.rung is None:
+        job.match.rung = max(getattr(job.task, ladder), default=None)
+    if job.match.target is None:
+        first = next(one for one in jobs if one.task.name == job.task.name)
+        job.match.reference = dataclasses.asdict(first.model)
+
+
+def at_matched_rung(job: Job) -> Job:
+    """The job on the rung whose sequences count when its width is solved."""
+    if job.task.ladder is None or job.match.rung is None:
+        return job
+    ladder: dict[str, Any] = {job.task.ladder: [job.match.rung]}
+    return dataclasses.replace(job, task=dataclasses.replace(job.task, **ladder))
 
 
 def checked(job: Job) -> Job:

@@ -80,7 +80,7 @@ def describe_event(unit: Unit) -> tuple[str, int, int | None]:
     """The newest progress of a running unit as ``(words, step, steps)``."""
     event = last_event(unit.folder)
     if event is None:
-        return "starting" if unit.kind == "train" else "timing, alone on the machine", 0, None
+        return "timing, alone on the machine" if unit.kind == "speed" else "starting", 0, None
     step, steps = int(event["step"]), int(event["steps"])
     score = "" if event["score"] is None else f"  {event['metric']} {event['score']:.3g}"
     note = f"step {step}/{steps}  loss {event['loss']:.3f}{score}  <= {event['left_s']:.0f} s left"
@@ -101,8 +101,10 @@ def outcome(run: Run) -> str:
 
 
 def score(run: Run) -> str:
-    """A run's test score with its metric."""
+    """A run's test score with its metric; a trial's best on validation."""
     metric = METRICS[str(run.card.get("metric", ACCURACY.name))]
+    if run.kind == "trial":
+        return f"validation {metric.short} {float(run.metrics['best_valid_score'] or 0.0):.3g}"
     loss, accuracy = (run.metrics[f"test_{name}"] for name in ("loss", "accuracy"))
     value = metric.of(float(loss or 0.0), math.nan if accuracy is None else float(accuracy))
     return f"{metric.short} {value:.3g}" if metric.relative else f"{metric.short} {value:.3f}"

@@ -18,10 +18,13 @@ _INTRO = """seqbench compares sequence-model architectures and says what the com
   python -m seqbench -m task=imdb model=bilstm,bag seeds=1   real reviews from the hub (task.path=... local)
   python -m seqbench -m task=text task.path=FILE model=lstm,bag   your own labelled texts; charlm: any text
   python -m seqbench.report runs/SWEEP                       the report again, from the records alone
+  python -m seqbench.new my_layer.py                         a layer of your own to start from
+  python -m seqbench.check my_layer.py                       does it keep its promises? (or names of models)
+  python -m seqbench --allow-code -m model=my_layer.py:MyLayer,lstm   compare it (it runs that file)
   python -m seqbench.tasks [NAME]                            what a task is: definition, source, floors
 
 Settings are written key=value; -m sweeps over comma-separated values. Nothing here starts with a dash
-but -m, --help, --version and Hydra's own flags (--hydra-help)."""
+but -m, --allow-code, --help, --version and Hydra's own flags (--hydra-help)."""
 
 
 def help_text() -> str:

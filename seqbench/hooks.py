@@ -71,7 +71,8 @@ def finish(
             f"{len(missing)} runs of this command: another one planned them anew, with other code",
             "red",
         )
-    good = set(runs["status"]) == {"done"} and not missing
+    answered = runs["kind"].eq("trial") & runs["status"].eq("diverged")  # a trial may diverge
+    good = set(runs["status"][~answered]) == {"done"} and not missing
     for line in unrecorded:
         say(console, f"pending, without a record: {line}", "red")
     for command in commands(sweep):
@@ -153,6 +154,7 @@ def _numbers(sweep: Sweep, task: Task, label: str, mine: list[Cell], timed: pd.D
     here = timed[(timed["task"] == task.key) & (timed["label"] == label) & (timed["mode"] == "train")]
     here = here[same(here["rung"], task.rungs[-1])]
     size = pd.to_numeric(runs["parameters"], errors="coerce").max()
+    runs = runs[runs["kind"] != "trial"]
     done = int((runs["status"] == "done").sum())
     return [
         Text(task.metric.shown(sum(ended) / len(ended)) if ended else "-"),

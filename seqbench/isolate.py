@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import multiprocessing.util
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -20,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, locks, records, store
+from seqbench import environment, locks, records, store, userfile
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.plan import WORKING, Unit, finished
@@ -123,7 +124,7 @@ class Pool:
         Raises:
             UsageError: a device or the data cannot be used.
         """
-        process = self._context.Process(target=_prepare, args=(jobs, failure))
+        process = self._context.Process(target=_prepare, args=(Sealed.of(jobs), failure))
         try:
             process.start()
             process.join()
@@ -169,7 +170,7 @@ class Pool:
         try:
             store.make_folder(unit.folder)
             inbox, outbox = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_execute, args=(unit, outbox))
+            process = self._context.Process(target=_execute, args=(Sealed.of(unit), outbox))
             process.start()
             outbox.close()
         except (OSError, EOFError) as error:
@@ -201,16 +202,34 @@ class Pool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _execute(unit: Unit, outbox: Connection) -> None:
+@dataclass(frozen=True)
+class Sealed:
+    """What a child works on, closed until it has loaded the files that its parent was told to load."""
+
+    files: tuple[Path, ...]
+    content: bytes
+
+    @classmethod
+    def of(cls, content: Any) -> Sealed:
+        """Close something."""
+        return cls(tuple(userfile.loaded()), pickle.dumps(content))
+
+    def opened(self) -> Any:
+        """Load the files, then open; the content comes from the parent process and from nowhere else."""
+        userfile.load_all(self.files)
+        return pickle.loads(self.content)
+
+
+def _execute(sealed: Sealed, outbox: Connection) -> None:
     from seqbench.worker import execute
 
-    execute(unit, outbox)
+    execute(sealed.opened(), outbox)
 
 
-def _prepare(jobs: list[Job], failure: Path) -> None:
+def _prepare(sealed: Sealed, failure: Path) -> None:
     from seqbench.worker import prepare
 
-    prepare(jobs, failure)
+    prepare(sealed.opened(), failure)
 
 
 def _outcome(child: Child) -> Run:

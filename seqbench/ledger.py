@@ -41,6 +41,7 @@ def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str],
                 "model": unit.job.model.name,
                 "seed": unit.seed,
                 "companion": unit.companion,
+                "base": unit.base,
                 "config": settings(unit.job),
             }
             for unit in units
@@ -104,7 +105,9 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
         and entry["asked"] not in asked
         and all(value in ground.get(part, {value}) for part, value in _parts(entry).items())
     ]
+    same = [number for number, words in enumerate(earlier["commands"]) if [words] == plan["commands"]]
     numbers = sorted({entry["command"] for entry in kept if entry["command"] < len(earlier["commands"])})
+    numbers = [number for number in numbers if number not in same]  # repeated, it stands once, as the newest
     place = {number: position for position, number in enumerate(numbers)}
     old = [{**entry, "command": place.get(entry["command"], len(numbers))} for entry in kept]
     named = {entry.get("asked") for entry in earlier["runs"] if not entry.get("companion")}
@@ -137,6 +140,7 @@ def rebuilt(folder: Path) -> Plan:
             "ground": dict(run.ground),
             "config": dict(run.config),
             "companion": run.metrics.get("companion") is True,
+            "base": "",  # a trial is then told by its model's name
             **{key: getattr(run, key) for key in _OF_A_RUN},
         }
         for place, run in _recorded(folder)

@@ -50,9 +50,8 @@ def check_flags(args: list[str]) -> argparse.Namespace:
         if flag in _REFUSED:
             raise UsageError(f"{flag}: {_REFUSED[flag]}")
         if arg.startswith("-") and flag not in _FLAGS:
-            raise UsageError(
-                f"no flag '{guard.shown(arg)}'; {nearest(arg, ['--help', '--version', *_FLAGS])}"
-            )
+            flags = ["--help", "--version", "--allow-code", *_FLAGS]
+            raise UsageError(f"no flag '{guard.shown(arg)}'; {nearest(arg, flags)}")
     given = _parsed(args)
     for folder in _folders(args):
         if not folder:
@@ -114,6 +113,30 @@ def check_overrides(words: list[str], *, several: bool) -> None:
         _check_key(override.key_or_group, owners)
         if override.is_delete():
             raise UsageError(f"{override.input_line}: a setting can be changed, not removed")
+
+
+def per_job(args: list[str]) -> list[str]:
+    """The arguments of a sweep with a model's or a task's own settings as sweeps over a single value.
+
+    Hydra applies a plain setting to the group's default before it sweeps, where a setting that only the
+    chosen ones have does not exist.
+
+    >>> per_job(["-m", "model=retnet,mamba2", "model.heads=4", "seeds=1"])
+    ['-m', 'model=retnet,mamba2', 'model.heads=choice(4)', 'seeds=1']
+    """
+    if not any(flag in args for flag in _MULTIRUN):
+        return args
+    return [_as_choice(word) if word.startswith(("model.", "task.")) else word for word in args]
+
+
+def _as_choice(word: str) -> str:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except OverrideParseException:
+        return word
+    key, _, value = word.partition("=")
+    whole = override.is_sweep_override() or override.value() is None  # which no choice can hold
+    return word if whole else f"{key}=choice({value})"
 
 
 def _check_size(overrides: list[Override], *, several: bool) -> None:

@@ -25,13 +25,14 @@ class Unit:
     """One piece of work for one child process.
 
     Attributes:
-        kind: "train" or "speed".
+        kind: "train", "speed", or "trial": training for tuning, which is never tested.
         jobs: the job of the run, one rung each; a speed unit times several rungs.
         asked: hash of what is measured: settings and seed.
         ground: hashes of what it stands on, by part: "code" (with versions, threads and device), "model" and
             "task" (plugin source, outside data), "machine".
         identity: hash of both; equal identities give equal results.
         companion: a canary that nobody named; its score is a floor of its task.
+        base: what a run has in common with the trials by which it was tuned; empty where there are none.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Unit:
     folder: Path
     code_sha256: str
     companion: bool = False
+    base: str = ""
 
     @property
     def job(self) -> Job:
@@ -53,7 +55,7 @@ class Unit:
     @property
     def rung(self) -> int | None:
         """The rung that is trained; None for a speed unit, which spans the ladder."""
-        return self.job.task.rung() if self.kind == "train" else None
+        return None if self.kind == "speed" else self.job.task.rung()
 
 
 def plan(jobs: list[Job], sweep: Path) -> list[Unit]:
@@ -89,9 +91,15 @@ def companions(jobs: list[Job]) -> list[Job]:
     ]
 
 
-def _training(job: Job, sweep: Path) -> list[Unit]:
+def _training(job: Job, sweep: Path, kind: str = "train") -> list[Unit]:
     rungs, ground = [_at(job, task) for task in job.task.rungs()], ground_of(job)
-    return [_unit("train", (one,), seed, sweep, ground) for seed in job.seeds for one in rungs]
+    return [_unit(kind, (one,), seed, sweep, ground) for seed in job.seeds for one in rungs]
+
+
+def trial_units(job: Job, sweep: Path, base: str) -> list[Unit]:
+    """The runs of one trial: every rung at every tuning seed, without probes."""
+    bare = dataclasses.replace(job, seeds=job.tuning.seeds, probes=[], canaries=False)
+    return [dataclasses.replace(unit, base=base) for unit in _training(bare, sweep, "trial")]
 
 
 def _timing(job: Job, sweep: Path) -> Unit:
@@ -114,9 +122,10 @@ def _at(job: Job, task: Any) -> Job:
 
 def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path, ground: dict[str, str]) -> Unit:
     job = jobs[0]
-    rung = job.task.rung() if kind == "train" else None
+    rung = None if kind == "speed" else job.task.rung()
     step = "" if rung is None else f" {job.task.ladder_symbol}={rung}"
-    label = f"{job.model.variant()} {job.task.name}{step} " + (f"seed {seed}" if kind == "train" else "speed")
+    which = {"train": f"seed {seed}", "speed": "speed", "trial": f"trial lr={job.train.lr:g} seed {seed}"}
+    label = f"{job.model.variant()} {job.task.name}{step} {which[kind]}"
     asked = store.digest({"kind": kind, "seed": seed, "jobs": [_asked(kind, one) for one in jobs]})
     identity = store.digest({"asked": asked, "ground": ground})
     folder = sweep / records.folder_name(label, identity)

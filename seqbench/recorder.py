@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import json
+import functools
 import math
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
 
-from seqbench import environment, records, store
+from seqbench import environment, kernel, records, store
 from seqbench.batch import UNSCORED, Batch
 from seqbench.checkpoint import Checkpoint
-from seqbench.config import Job, settings
+from seqbench.config import Job, at_matched_rung, settings
 from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
+from seqbench.events import Events
 from seqbench.generate import generate
-from seqbench.match import matched_parameters, solve_width
+from seqbench.match import Place, counted_costs, matched_parameters, solve_width
 from seqbench.memory import PeakMeter, lift_memory_limit, limit_memory, peak_bytes
 from seqbench.network import Network, parameter_count
 from seqbench.plan import THREADS, Unit, cache_folder, ground_of
@@ -54,33 +54,23 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
-def build(job: Job, data: Data, seed: int, device: torch.device) -> tuple[Network, int]:
-    """The network with its solved width; its initial weights depend on the seed alone."""
-    sizes = (data.vocabulary_size, data.classes)
-    width = solve_width(job, *sizes, data.features)
-    torch.manual_seed(number(seed, "init"))
-    network = Network(job.model, job.network, *sizes, width, data.features)
-    return network.to(device), width
+def build(
+    job: Job, data: Data, seed: int, device: torch.device, sweep: Path | None = None
+) -> tuple[Network, int]:
+    """The network with its solved width; its initial weights depend on the seed alone.
 
-
-class Events:
-    """Progress of a run as one JSON object per line, for the display in the parent.
-
-    Progress that cannot be written (a full disk) is no reason to stop training; the record will say so.
+    Args:
+        sweep: the sweep's folder, where widths that take long to solve are kept.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._handle: IO[str] | None = None
-        with contextlib.suppress(OSError):
-            self._handle = path.open("w", encoding="utf-8", buffering=1)
-        self._started = time.perf_counter()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        elapsed_s = time.perf_counter() - self._started
-        left_s = elapsed_s / max(1, event["step"] - event["first_step"]) * (event["steps"] - event["step"])
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                self._handle.write(json.dumps({**event, "left_s": round(left_s, 1)}) + "\n")
+    place = Place.of(data, None, device, sweep)
+    if job.match.measured and job.model.hidden is None:
+        whole = at_matched_rung(job)  # one width for the whole ladder, also where other lengths are timed
+        probe = whole.task.open(seed, cache_folder(job)).probe(_PROBE_EXAMPLES)
+        width = solve_width(whole, dataclasses.replace(place, probe=probe))
+    else:
+        width = solve_width(job, place)
+    torch.manual_seed(number(seed, "init"))
+    return place.network(job, width).to(device), width
 
 
 class Moved(Exception):
@@ -104,7 +94,7 @@ class Recorder:
 
     def run(self) -> Run:
         """Train or time, then write the record and return it."""
-        work = self._train if self.unit.kind == "train" else self._speed
+        work = self._speed if self.unit.kind == "speed" else self._train
         status = self._guarded(work)
         lift_memory_limit()
         self.metrics["peak_memory_bytes"] = peak_bytes()
@@ -181,7 +171,7 @@ class Recorder:
         data = job.task.open(seed, cache_folder(job))
         self.card["floors"] |= data.floors
         self.card["notes"] = dict(data.notes)
-        network, width = build(job, data, seed, device)
+        network, width = build(job, data, seed, device, self.unit.folder.parent)
         self._describe(network, width, device)
         first = data.probe(_PROBE_EXAMPLES)
         check_contract(network, first.checked(data.vocabulary_size, data.classes, data.features))
@@ -196,6 +186,8 @@ class Recorder:
         training_bytes = memory.bytes()
         self._keep(outcome)
         self.metrics["training_memory_bytes"] = training_bytes
+        if self.unit.kind == "trial":  # tuning never looks at a test set
+            return
         self._test(network, data, device)
         self._slices(network, data, device)
         self._harmless("sample", lambda: self._write(network, data))
@@ -253,6 +245,16 @@ class Recorder:
         if table:
             self.tables["slices"] = table
 
+    def _counted(self, job: Job, data: Data, width: int) -> dict[str, float]:
+        """Operations and numbers kept of one sequence; NaN where that cannot be counted."""
+        found = {"flops": math.nan, "state_values": math.nan}
+        place = Place.of(data, data.probe(_PROBE_EXAMPLES))
+        self._harmless("costs", lambda: found.update(counted_costs(job, place, width)))
+        return found
+
+    def _find_kernel(self, network: Network, data: Data, device: torch.device) -> None:
+        self.metrics |= kernel.found(network, data.probe(1).tensors(device))
+
     def _describe(self, network: Network, width: int, device: torch.device) -> None:
         """Facts about the network and the device that a reader needs to judge the numbers."""
         self.environment["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -269,10 +271,10 @@ class Recorder:
 
     def _keep(self, outcome: Outcome) -> None:
         """Put what training left into the record."""
-        if outcome.snapshots:
-            moments = {"moment": [f"step {step}" for step in outcome.snapshots["step"]]}
-            taken = {name: column for name, column in outcome.snapshots.items() if name != "step"}
-            extend(self.tables["gradient_flow"], {**moments, **taken})
+        for probe, columns in outcome.snapshots.items():
+            moments = {"moment": [f"step {step}" for step in columns["step"]]}
+            taken = {name: column for name, column in columns.items() if name != "step"}
+            extend(self.tables[probe], {**moments, **taken})
         self.tables |= {
             name: columns
             for name, columns in (
@@ -289,6 +291,7 @@ class Recorder:
             "solved_step": outcome.solved_step,
             "solved_cpu_s": outcome.solved_cpu_s,
             "best_valid_score": outcome.best_score,
+            "best_valid_loss": min(outcome.evaluations.get("loss", []), default=None),
             "train_cpu_s": outcome.train_cpu_s,
             "train_wall_s": outcome.train_wall_s,
             "trained_tokens": outcome.valid_tokens,
@@ -298,25 +301,28 @@ class Recorder:
         }
 
     def _snapshot(self, data: Data) -> Snapshot | None:
-        """The gradient flow during training, where that probe was chosen and applies."""
-        if "gradient_flow" not in self.job.probes or "gradient_flow" not in self.tables:
-            return None
-        probe, batch = lookup("probe", "gradient_flow")(), data.probe(_PROBE_EXAMPLES)
+        """The probes that also look on during training, where they were chosen and apply."""
+        chosen = {name: lookup("probe", name)() for name in self.job.probes if name in self.tables}
+        followed = {name: probe for name, probe in chosen.items() if getattr(probe, "in_training", False)}
+        batch = self._marked(data.probe(_PROBE_EXAMPLES))
 
-        def look(network: Network) -> Columns:
-            try:
-                columns: Columns = probe.measure(network, batch)
-            except Exception as error:  # like every probe, it must never cost the run it looks at
-                traceback.print_exc()
-                self.metrics["gradient_flow_failed"] = f"{type(error).__name__}: {error}"[:500]
-                return {}
-            return columns
+        def measure(name: str, network: Network, found: dict[str, Columns]) -> None:
+            columns = followed[name].measure(network, batch)
+            if {"moment", *columns} != {*self.tables[name]}:
+                raise ValueError(f"columns {', '.join(columns)}: not those of before training")
+            found[name] = columns
 
-        return look
+        def look(network: Network) -> dict[str, Columns]:
+            found: dict[str, Columns] = {}
+            for name in followed:
+                self._harmless(name, functools.partial(measure, name, network, found))
+            return found
+
+        return look if followed else None
 
     def _probe(self, network: Network, data: Data, moment: str) -> None:
         """Run every chosen probe; one that cannot measure this network says why."""
-        batch = data.probe(_PROBE_EXAMPLES)
+        batch = self._marked(data.probe(_PROBE_EXAMPLES))
         for name in self.job.probes:
             try:
                 columns = lookup("probe", name)().measure(network, batch)
@@ -333,6 +339,12 @@ class Recorder:
                 continue
             self.tables[name] = table
 
+    def _marked(self, batch: Batch) -> Batch:
+        """The batch with the tokens marked that decide the last answers, where the task says which."""
+        found = [batch]
+        self._harmless("relevant", lambda: found.append(batch.marked(self.job.task.relevant(batch))))
+        return found[-1]
+
     def _speed(self) -> None:
         device = pick_device(self.job.device)
         self.environment["load_average_before"] = load_average()
@@ -340,11 +352,14 @@ class Recorder:
         table: Columns = {}
         for job in self.unit.jobs:
             data = job.task.open(self.unit.seed, cache_folder(job))
-            network, width = build(job, data, self.unit.seed, device)
+            network, width = build(job, data, self.unit.seed, device, self.unit.folder.parent)
             self._describe(network, width, device)
             self._check_ground()
-            rung = job.task.rung()
-            extend(table, time_rung(network, data, job.train, job.speed, device, rung))
+            self._harmless("kernel", functools.partial(self._find_kernel, network, data, device))
+            timed = time_rung(network, data, job.train, job.speed, device, job.task.rung())
+            counted = self._counted(job, data, width)
+            rows = len(timed["step_s"])
+            extend(table, {**timed, **{name: [count] * rows for name, count in counted.items()}})
         self.tables["speed"] = table
         self.environment["load_average_after"] = load_average()
         now_s = environment.busy_core_s()

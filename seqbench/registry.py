@@ -1,7 +1,8 @@
 """The plugins: models, tasks and probes, each one class registered under a name.
 
-A plugin comes from seqbench itself, from an installed package (entry-point group ``seqbench.plugins``)
-or from the file that the user runs. Nothing is ever loaded because a config or a runs folder names it.
+A plugin comes from seqbench itself, from an installed package (entry-point group ``seqbench.plugins``),
+from the file that the user runs, or from one that the command line names (``userfile.py``). Nothing is ever
+loaded because a config or a runs folder names it.
 """
 
 from __future__ import annotations

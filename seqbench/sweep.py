@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from seqbench import environment, ledger, locks, records, store
+from seqbench import environment, ledger, locks, records, store, tune, tuned_file
 from seqbench.config import Job, settings
 from seqbench.display import Display, outcome
 from seqbench.errors import UsageError
@@ -21,13 +23,18 @@ from seqbench.records import Run
 
 
 def sweep_folder(jobs: list[Job]) -> Path:
-    """The folder of a sweep: the same command (whatever its seeds) always gives the same one."""
+    """The folder of a sweep: the same command (whatever its seeds) always gives the same one.
+
+    Where the command tunes, these are the jobs without what tuning chooses, so that a file it has written
+    does not lead elsewhere.
+    """
     job = jobs[0]
     if job.sweep:
         return Path(job.runs_dir) / safe_name(job.sweep)
     tasks = "+".join(dict.fromkeys(one.task.name for one in jobs))
     models = "-".join(dict.fromkeys(one.model.name for one in jobs))
-    digest = store.digest({"jobs": [settings(one) for one in jobs]})
+    search = {"tune": job.tune, **dataclasses.asdict(job.tuning), "dir": None} if job.tune else {}
+    digest = store.digest({"jobs": [settings(one) for one in jobs], **search})
     return Path(job.runs_dir) / records.folder_name(f"{tasks} {models}", digest)[:80]
 
 
@@ -67,46 +74,108 @@ class Swept:
 
 
 def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
-    """Run everything that is not done yet.
+    """Run everything that is not done yet: with ``tune`` first the trials, then the comparison.
 
     Raises:
-        UsageError: the data of a task cannot be used; nothing has been trained.
+        UsageError: the data of a task, or what was asked of tuning, cannot be used; nothing has been trained.
         KeyboardInterrupt: stopped by the user; what was running is recorded as interrupted.
     """
-    folder = sweep_folder(jobs)
-    with locks.busy():
-        store.make_folder(folder)
-        units = plan(jobs, folder)
-        if jobs[0].force:
-            _forget(units)
-        reused = {unit.identity for unit in units if finished(unit) is not None}
-    todo = [unit for unit in units if unit.identity not in reused]
-    try:
-        _prepare(todo)
-    except UsageError:
-        with contextlib.suppress(OSError):  # it holds what earlier commands left
-            folder.rmdir()
-        raise
-    own = ledger.describe(jobs, units, folder.name, program(), command)
-    planned, remark = ledger.write(folder, own)
-    say(console, _opening(folder, len(units), len(reused), len(planned["runs"])))
-    if remark:
-        say(console, remark)
-    try:
-        unrecorded = _run(jobs[0], todo, len(units), console)
-    except KeyboardInterrupt:
-        say(console, ledger.tally(folder, planned))
-        raise
-    _settle(folder, own, unrecorded)
-    left = tuple(f"{unit.label}: {outcome(run)}" for unit, run in unrecorded if not _recorded(unit))
-    return Swept(folder, frozenset(unit.folder.name for unit in units), left)
+    studies = tune.studies(jobs, command)
+    work = Work(sweep_folder([study.job for study in studies] or jobs), jobs, command, console)
+    if not studies:
+        work.stage(lambda: plan(jobs, work.folder))
+        return work.swept()
+    found = tune.search(studies, lambda units, line: work.stage(lambda: units, line), work.folder)
+    if found is None:
+        return work.swept()
+    work.tell(found)
+    tuned = [finding.job for finding in found]
+    work.stage(lambda: tune.marked(plan(tuned, work.folder), found, work.folder))
+    return work.swept()
 
 
-def _opening(folder: Path, runs: int, reused: int, planned: int) -> str:
+class Work:
+    """A sweep under way: what its command has planned so far, and what could not be recorded."""
+
+    def __init__(self, folder: Path, jobs: list[Job], command: list[str], console: Console) -> None:
+        self.folder, self.jobs, self.command, self.console = folder, jobs, command, console
+        self.units: list[Unit] = []
+        self.left: list[str] = []
+        self._prepared: set[str] = set()
+
+    def stage(self, planned: Callable[[], list[Unit]], line: str = "") -> bool:
+        """Plan and run some units; says whether to go on (``fail_fast`` ends a sweep).
+
+        Raises:
+            UsageError: the data of a task cannot be used.
+            KeyboardInterrupt: stopped by the user.
+        """
+        with locks.busy():
+            store.make_folder(self.folder)
+            units = planned()
+            if self.jobs[0].force:
+                _forget(units)
+            reused = {unit.identity for unit in units if finished(unit) is not None}
+        todo = [unit for unit in units if unit.identity not in reused]
+        self._prepare(todo)
+        self.units += units
+        own = ledger.describe(self.jobs, self.units, self.folder.name, program(), self.command)
+        written, remark = ledger.write(self.folder, own)
+        before = len(written["runs"]) - len(self.units)
+        say(
+            self.console,
+            (f"{line}: " if line else "") + _opening(self.folder, len(units), len(reused), before),
+        )
+        if remark:
+            say(self.console, remark)
+        try:
+            unrecorded, whole = _run(self.jobs[0], todo, len(units), self.console)
+        except KeyboardInterrupt:
+            say(self.console, ledger.tally(self.folder, written))
+            raise
+        _settle(self.folder, own, unrecorded)
+        self.left += [f"{unit.label}: {outcome(run)}" for unit, run in unrecorded if not _recorded(unit)]
+        return whole
+
+    def _prepare(self, todo: list[Unit]) -> None:
+        """Check the device, load and cache data sets: once, before anything is trained on them."""
+        wanted = {
+            store.digest({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
+            for unit in todo
+        }
+        new = [job for key, job in wanted.items() if key not in self._prepared]
+        self._prepared |= set(wanted)
+        if not new:
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
+                Pool(1).prepare(new, Path(scratch) / "failure.txt")
+        except UsageError:
+            with contextlib.suppress(OSError):  # it holds what earlier commands left
+                self.folder.rmdir()
+            raise
+
+    def tell(self, found: list[tune.Finding]) -> None:
+        """Say what tuning chose, and write it where it holds for later commands too."""
+        for finding in found:
+            say(self.console, tuned_file.in_words(finding))
+            reason = tuned_file.why_not(finding, found, self.command)
+            try:
+                place = "" if reason else tuned_file.write(finding, program(), self.command)
+            except (OSError, UsageError) as error:
+                reason, place = str(error), ""
+            say(self.console, f"  written: {place}" if place else f"  for this sweep only: {reason}")
+
+    def swept(self) -> Swept:
+        """What was run."""
+        return Swept(self.folder, frozenset(unit.folder.name for unit in self.units), tuple(self.left))
+
+
+def _opening(folder: Path, runs: int, reused: int, before: int) -> str:
     """What is about to be done, in a line."""
     parts = [f"{runs} runs in {folder}"]
     parts += [f"{reused} reused"] if reused else []
-    parts += [f"and {planned - runs} of earlier commands in the same sweep"] if planned > runs else []
+    parts += [f"and {before} of earlier commands in the same sweep"] if before > 0 else []
     return ", ".join(parts)
 
 
@@ -120,21 +189,30 @@ def _forget(units: list[Unit]) -> None:
                 store.remove(unit.folder / records.CHECKPOINT_FILE)
 
 
-def _run(job: Job, todo: list[Unit], total: int, console: Console) -> list[tuple[Unit, Run]]:
-    """Train side by side, then time alone. Returns the runs whose record could not be written."""
+def _run(job: Job, todo: list[Unit], total: int, console: Console) -> tuple[list[tuple[Unit, Run]], bool]:
+    """Train side by side, then time alone.
+
+    Returns:
+        The runs whose record could not be written, and whether to go on after them.
+    """
     unrecorded = []
     with Display(console, total, total - len(todo)) as display:
-        for kind, at_once in (("train", slots(job)), ("speed", 1)):
-            some = [unit for unit in todo if unit.kind == kind]
+        for kinds, at_once in ((("trial", "train"), slots(job)), (("speed",), 1)):
+            some = [unit for unit in todo if unit.kind in kinds]
             with contextlib.closing(Pool(at_once).run(some, display.tick)) as ended:
                 for unit, run in ended:
                     display.ended(unit, run)
                     if run.status != "done" and not _recorded(unit):
                         unrecorded.append((unit, run))
-                    if run.status != "done" and job.fail_fast:
+                    if not _ended_well(run) and job.fail_fast:
                         say(console, "stopped at the first run that did not end well (fail_fast=true)")
-                        return unrecorded
-    return unrecorded
+                        return unrecorded, False
+    return unrecorded, True
+
+
+def _ended_well(run: Run) -> bool:
+    """Whether a run is done; a trial that diverges has told what it was asked."""
+    return run.status == "done" or (run.kind == "trial" and run.status == "diverged")
 
 
 def _recorded(unit: Unit) -> bool:
@@ -154,20 +232,9 @@ def _settle(folder: Path, own: ledger.Plan, unrecorded: list[tuple[Unit, Run]]) 
         ledger.ensure(folder, own)
 
 
-def _prepare(todo: list[Unit]) -> None:
-    """Check the device, load and cache data sets: once, before anything is trained."""
-    wanted = {
-        store.digest({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
-        for unit in todo
-    }
-    if wanted:
-        with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
-            Pool(1).prepare(list(wanted.values()), Path(scratch) / "failure.txt")
-
-
 def say(console: Console, line: str) -> None:
     """Print words as they are."""
-    console.print(line, highlight=False, markup=False)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def program() -> list[str]:

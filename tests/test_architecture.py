@@ -37,7 +37,14 @@ LAYERS = [
     ["seqbench.errors", "seqbench.store", "seqbench.secret", "seqbench.metric"],
     ["seqbench.records", "seqbench.guard"],
     ["seqbench.schema", "seqbench.seeds", "seqbench.registry", "seqbench.stats", "seqbench.floors"],
-    ["seqbench.batch", "seqbench.environment", "seqbench.memory", "seqbench.locks", "seqbench.checkpoint"],
+    [
+        "seqbench.batch",
+        "seqbench.environment",
+        "seqbench.memory",
+        "seqbench.locks",
+        "seqbench.checkpoint",
+        "seqbench.userfile",
+    ],
     ["seqbench.cache", "seqbench.source", "seqbench.source_*", "seqbench.text"],
     [
         "seqbench.models",
@@ -51,12 +58,14 @@ LAYERS = [
     ],
     ["seqbench.models.*", "seqbench.tasks.*"],
     ["seqbench.config"],
-    ["seqbench.network", "seqbench.match", "seqbench.replay"],
+    ["seqbench.network", "seqbench.match", "seqbench.replay", "seqbench.cost", "seqbench.kernel"],
+    ["seqbench.subject"],
     ["seqbench.probes", "seqbench.probes.*"],
+    ["seqbench.conformance", "seqbench.optional"],
     ["seqbench.evaluate", "seqbench.contract", "seqbench.generate"],
     ["seqbench.train"],
     ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
-    ["seqbench.ledger", "seqbench.recorder"],
+    ["seqbench.ledger", "seqbench.recorder", "seqbench.events", "seqbench.tune", "seqbench.tuned_file"],
     ["seqbench.worker"],
     ["seqbench.warm"],
     ["seqbench.isolate"],
@@ -66,7 +75,7 @@ LAYERS = [
     ["seqbench.hooks"],
     ["seqbench.cli"],
     ["seqbench.__main__"],
-    ["seqbench.verify", "seqbench.verify.*"],
+    ["seqbench.verify", "seqbench.verify.*", "seqbench.check", "seqbench.new"],
 ]
 PLUGINS = ("seqbench.models.", "seqbench.tasks.", "seqbench.probes.", "seqbench.report.plots.")
 

@@ -18,9 +18,9 @@ HEAVY = ["torch", "pandas", "seaborn", "datasets", "matplotlib", "scipy", "stats
 
 # What was typed, and what the one line must say.
 SLIPS = {
-    "model=lstn": "no model 'lstn'; did you mean 'lstm'? choices: bag, bilstm",
+    "model=lstn": "no model 'lstn'; did you mean 'lstm'? choices: attention, bag",
     "-m model=rnn,lstn": "no model 'lstn'; did you mean 'lstm'?",
-    "model=": "no model ''; choices: bag",
+    "model=": "no model ''; choices: attention",
     "task=mqr": "no task 'mqr'; did you mean 'mqar'?",
     "probes=[gradient_flo]": "probes=gradient_flo: no such probe; did you mean 'gradient_flow'?",
     "experiment=nowhere": "experiment/nowhere",
@@ -159,30 +159,35 @@ def test_help_names_every_model_task_and_setting(capsys):
 
 
 NEED_DATA = ("charlm", "text")  # tasks on a file of the user's
+SOME = ["gru", "bilstm", "transformer", "mamba2"]
 PAIRS = {
     (model, task)
     for (model, one), (task, other) in itertools.product(plugins("model").items(), plugins("task").items())
-    if not (other.forbids_looking_ahead and one().looks_ahead)
+    if not (other.forbids_looking_ahead and one().looks_ahead) and (model in SOME or task == "temporal_order")
 }
 
 
 @pytest.fixture(scope="module")
 def every_job(tmp_path_factory) -> list[Job]:
-    """Every model with every task that it can do."""
+    """Every model on the default task, and some models on every task."""
     file = tmp_path_factory.mktemp("data") / "own.csv"
     file.write_text("text,label\na,b\n")
     everywhere = [name for name in plugins("task") if name not in NEED_DATA]
-    sweeps = [(everywhere, []), *(([task], [f"task.path={file}"]) for task in NEED_DATA)]
+    sweeps = [
+        (list(plugins("model")), ["temporal_order"], []),
+        (SOME, everywhere, []),
+        *((SOME, [task], [f"task.path={file}"]) for task in NEED_DATA),
+    ]
     jobs = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["seqbench"])
-        for tasks, words in sweeps:
-            models = [model for model in plugins("model") if all((model, task) in PAIRS for task in tasks)]
-            jobs += cli.compose(["-m", f"model={','.join(models)}", f"task={','.join(tasks)}", *words])
+        for models, tasks, words in sweeps:
+            able = [model for model in models if all((model, task) in PAIRS for task in tasks)]
+            jobs += cli.compose(["-m", f"model={','.join(able)}", f"task={','.join(tasks)}", *words])
     return jobs
 
 
-def test_every_model_composes_with_every_task_that_it_can_do(every_job):
+def test_every_model_and_every_task_composes(every_job):
     models = plugins("model")
     assert {(job.model.name, job.task.name) for job in every_job} == PAIRS
     assert all(type(job.model) is models[job.model.name] for job in every_job)

@@ -91,10 +91,10 @@ def test_code_machine_and_versions_are_part_of_the_identity(job, tmp_path, monke
 
 def test_the_identity_is_the_same_in_every_process(job, run_python, tmp_path):
     code = (
-        "import pathlib; from seqbench.config import Job; from seqbench.plan import plan; "
+        "import pathlib; from seqbench.config import Job, checked; from seqbench.plan import plan; "
         "from seqbench.registry import lookup; "
         "job = Job(model=lookup('model', 'gru')(), task=lookup('task', 'temporal_order')(lengths=[8, 32]), "
-        "seeds=[0, 1], canaries=False); print(*[u.identity for u in plan([job], pathlib.Path('x'))])"
+        "seeds=[0, 1], canaries=False); print(*[u.identity for u in plan([checked(job)], pathlib.Path('x'))])"
     )
     one, two = (run_python("-c", code, PYTHONHASHSEED=str(seed)).stdout.split() for seed in (1, 2))
     assert one == two == [unit.identity for unit in plan([job], tmp_path)]

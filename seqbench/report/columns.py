@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "updates": ("step",),
         "gradient_flow": ("moment", "distance", "median", "sequences"),
         "state_flow": ("moment", "state", "distance", "median", "sequences"),
+        "hops": ("moment", "distance", "hops", "at_cue", "at_answer"),
         "jacobian": ("moment", "of", "direction", "distance", "largest", "median", "lyapunov"),
         "gates": (
             "moment", "layer", "activation", "gate", "low_share", "high_share", "mean", "median", "largest",

@@ -37,17 +37,25 @@ class Failure:
 
 def failures(sweep: Sweep) -> list[Failure]:
     """Runs that neither finished nor wait."""
-    bad = sweep.runs[~sweep.runs["status"].isin(["done", "pending"])]
+    bad = _not_well(sweep)
+    bad = bad[bad["status"] != "pending"]
     return [
         Failure(run_name(row), str(row["status"]), str(row["error"]), str(row["log"]), str(row["folder"]))
         for row in bad.head(_SHOWN_FAILURES).to_dict("records")
     ]
 
 
+def _not_well(sweep: Sweep) -> pd.DataFrame:
+    """Runs that are not done; a trial that diverged has told what it was asked."""
+    answered = (sweep.runs["kind"] == "trial") & (sweep.runs["status"] == "diverged")
+    return sweep.runs[sweep.runs["status"].ne("done") & ~answered]
+
+
 def run_name(row: Mapping[Any, Any]) -> str:
     """A run in words."""
     rung = "" if pd.isna(row["rung"]) else f" {row['rung']}"
     kind = "speed" if row["kind"] == "speed" else f"seed {row['seed']}"
+    kind = f"trial, {kind}" if row["kind"] == "trial" else kind
     return f"{row['label']} {row['task']}{rung} {kind}"
 
 
@@ -258,7 +266,8 @@ def warnings(sweep: Sweep) -> list[str]:
         found.append(f"Sizes are NOT matched: {'; '.join(off[:8])}.")
     found += _untuned(sweep)
     found += baselines.warnings(sweep)
-    bad = sweep.runs[~sweep.runs["status"].isin(["done", *UNFINISHED])]
+    bad = _not_well(sweep)
+    bad = bad[~bad["status"].isin(UNFINISHED)]
     if len(bad):
         found.append(f"{len(bad)} of {len(sweep.runs)} runs did not finish properly; see Failed runs.")
     pending = int((sweep.runs["status"] == "pending").sum())

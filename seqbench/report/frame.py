@@ -33,7 +33,7 @@ _RUN_COLUMNS = [
     "test_score", "test_accuracy", "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s",
     "steps", "train_cpu_s", "train_wall_s", "trained_tokens", "parameters", "matched_parameters", "width",
     "kernel", "causal", "readout", "canary", "training_memory_bytes", "peak_memory_bytes", "best_valid_score",
-    "oracle_score", "first_batch_sha256", "data_sha256",
+    "oracle_score", "first_batch_sha256", "data_sha256", "kernel_found", "calls_per_step",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class Sweep:
 
     Attributes:
         runs: one row per planned run, with its status and metrics; ``companion`` marks canaries that ran
-            beside the comparison, whose scores are floors of their task.
+            beside the comparison, whose scores are floors of their task; kind "trial" is a run of tuning.
         commands, program: what followed the program's name in each command that added runs (the newest
             last), and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
@@ -88,6 +88,11 @@ class Sweep:
         return self.runs[(self.runs["kind"] == "train") & self.runs["companion"].ne(True)]
 
     @property
+    def trials(self) -> pd.DataFrame:
+        """The runs of tuning: validation only, and never part of a comparison."""
+        return self.runs[self.runs["kind"] == "trial"]
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds of the plan."""
         return sorted({int(seed) for seed in self.training["seed"]})
@@ -105,7 +110,7 @@ def read_sweep(folder: Path) -> Sweep:
     problems = problems if len(entries) < len(plan["runs"]) else []
     found: dict[str, Run] = {}
     model_keys, task_keys = _varied(entries)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in entries:
         status, run, reason = _record(folder, entry)
         if run is not None:
@@ -113,6 +118,7 @@ def read_sweep(folder: Path) -> Sweep:
         if status == "damaged":
             problems.append(f"{entry['folder']}: {reason}")
         rows.append(_row(folder, entry, status, run, reason, model_keys, task_keys))
+    _name_trials(rows, entries)
     runs = pd.DataFrame(rows, columns=_RUN_COLUMNS).astype({"rung": "Int64", "seed": "Int64"})
     labels = _labels(runs, _list(plan.get("models")))
     return Sweep(
@@ -159,7 +165,7 @@ def _entry(raw: object) -> dict[str, Any] | None:
 
     A folder must be a plain name, so that a plan can never make the report read outside its sweep.
     """
-    if not isinstance(raw, dict) or raw.get("kind") not in ("train", "speed"):
+    if not isinstance(raw, dict) or raw.get("kind") not in ("train", "speed", "trial"):
         return None
     name, seed, rung = raw.get("folder"), raw.get("seed"), raw.get("rung")
     texts = [raw.get("model"), raw.get("task")]
@@ -190,7 +196,7 @@ def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[s
     models: dict[Any, list[dict[str, str]]] = {}
     tasks: dict[str, list[dict[str, str]]] = {}
     for entry in entries:
-        if entry.get("companion") is True:
+        if entry.get("companion") is True or entry["kind"] == "trial":
             models.setdefault((entry["model"], entry["task"]), [])
             tasks.setdefault(entry["task"], []).append(_task_settings(entry))
             continue
@@ -202,8 +208,9 @@ def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[s
 
 
 def _telling(keys: list[str]) -> list[str]:
-    """Without the remark on the learning rate's origin, where another setting tells runs apart."""
-    return [key for key in keys if key != "train.tuned"] or keys
+    """Without what follows from another setting: where a rate comes from, what a cost is matched to."""
+    implied = {"train.tuned", "match.reference", *(["match.target"] if "match.by" in keys else [])}
+    return [key for key in keys if key not in implied] or keys
 
 
 def _task_settings(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -283,6 +290,19 @@ def _row(
     }
 
 
+def _name_trials(rows: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
+    """Give each trial the label of the runs it was made for; its model's name where there are none yet."""
+    labels = {
+        entry["base"]: row["label"]
+        for row, entry in zip(rows, entries, strict=True)
+        if entry["kind"] == "train" and isinstance(entry.get("base"), str) and entry["base"]
+    }
+    for row, entry in zip(rows, entries, strict=True):
+        if entry["kind"] == "trial":
+            base = entry.get("base")
+            row["label"] = labels.get(base if isinstance(base, str) else "", clean(entry["model"]))
+
+
 def _score(run: Run | None, metrics: Mapping[str, Any]) -> float | None:
     """A run's test score, by the metric of its task."""
     loss, accuracy = (_plain(metrics.get(f"test_{name}")) for name in ("loss", "accuracy"))
@@ -318,7 +338,7 @@ def log_tail(folder: Path) -> str:
 def _labels(runs: pd.DataFrame, models: list[Any]) -> list[str]:
     """Labels in the order in which the command named the models."""
     order = {clean(model): number for number, model in reversed(list(enumerate(models)))}
-    runs = runs[runs["companion"].ne(True)]
+    runs = runs[runs["companion"].ne(True) & runs["kind"].ne("trial")]
     pairs = dict.fromkeys(zip(runs["label"], runs["model"], strict=True))
     return list(dict.fromkeys(name for name, _ in sorted(pairs, key=lambda p: order.get(p[1], len(order)))))
 
@@ -340,7 +360,7 @@ def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
     frames = []
     for row in sweep.runs.to_dict("records"):
         run = sweep.records.get(str(row["folder"]))
-        if run is None or row["companion"]:
+        if run is None or row["companion"] or row["kind"] == "trial":
             continue
         try:
             frame = read_table(sweep.folder / str(row["folder"]), run, name)

@@ -17,7 +17,7 @@ import seqbench
 from seqbench import store
 from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY
-from seqbench.report import facts, svg, tables, theme
+from seqbench.report import facts, fairness, svg, tables, theme, tuning
 from seqbench.report.frame import Sweep
 from seqbench.report.health import health
 from seqbench.report.plots import (
@@ -25,10 +25,12 @@ from seqbench.report.plots import (
     depth,
     gates,
     gradient,
+    hops,
     jacobian,
     learning,
     length,
     norms,
+    response,
     slices,
     speed,
     states,
@@ -122,7 +124,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "question": facts.question(sweep),
         "setting": facts.setting(sweep),
         "smoke": facts.seeds_in_words(sweep).startswith("smoke"),
-        "warnings": facts.warnings(sweep),
+        "warnings": facts.warnings(sweep) + tuning.warnings(sweep),
         "probes": facts.silent_probes(sweep),
         "rates_swept": bool(facts.swept_rates(sweep)),
         "headline": headline(sweep, grid),
@@ -148,10 +150,6 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "norms": drawn([norms.plot(sweep)]),
         "health": tables.training_health(health(sweep)),
         "memories": tables.memories(sweep, grid),
-        "settings": tables.settings(sweep),
-        "identity": facts.data_identity(sweep),
-        "environments": facts.environments(sweep),
-        "others_busy": facts.others_busy(sweep),
         "counted": counted(sweep),
         "samples": samples(sweep),
         "failures": facts.failures(sweep),
@@ -162,6 +160,24 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "hashes": facts.hashes(sweep),
         "csv": facts.csv_link(sweep),
         "styles": theme.styles(sweep.labels),
+        **fair(sweep, grid, timed),
+    }
+
+
+def fair(sweep: Sweep, grid: list[Cell], timed: pd.DataFrame) -> dict[str, Any]:
+    """What the section on fairness and noise shows."""
+    ledger = fairness.costs(sweep, grid, timed)
+    return {
+        "settings": tables.settings(sweep),
+        "tuning": tuning.table(sweep),
+        "tuning_words": tuning.words(sweep),
+        "responses": drawn(response.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
+        "ledger": fairness.table(ledger),
+        "kernels": fairness.kernels(sweep),
+        "ledger_words": fairness.words(ledger),
+        "identity": facts.data_identity(sweep),
+        "environments": facts.environments(sweep),
+        "others_busy": facts.others_busy(sweep),
     }
 
 
@@ -180,6 +196,7 @@ def gradients(
 ) -> Iterable[Plot | None]:
     """The figures of the gradient's way back, on the rung that reaches back farthest."""
     yield gradient.plot(sweep, chosen, found)
+    yield hops.plot(sweep)
     place = chosen[:2] if chosen is not None else longest(sweep)
     if place is not None:
         task, rung = place

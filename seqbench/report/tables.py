@@ -305,8 +305,14 @@ def _cost(sweep: Sweep, speeds: pd.DataFrame, task: Task, rung: int | None, labe
         number(None if train is None else train["valid_tokens_per_s"], "{:,.0f}"),
         number(None if train is None else train["memory_bytes"] / 1e6, "{:.0f}"),
         number(_middle(trained["train_cpu_s"]), "{:.2f}"),
-        text(_first_text(runs["kernel"])),
+        text(_kernel(runs)),
     ]
+
+
+def _kernel(runs: pd.DataFrame) -> str:
+    """What the model says that it runs on, and what was seen to run."""
+    told, seen = _first_text(runs["kernel"]), _first_text(runs["kernel_found"])
+    return told if seen in (NONE, told) else f"{told}; seen: {seen}"
 
 
 def _slow(step: pd.Series | None) -> Entry:
