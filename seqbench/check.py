@@ -4,7 +4,7 @@
     python -m seqbench.check my_layer.py mine        one of them
     python -m seqbench.check lstm gru                models by name; without arguments all
 
-Exit codes: 0 every property holds, 1 one does not, 2 the command cannot be used.
+Exit codes: 0 every property holds, 1 one does not or the check was interrupted, 2 the command cannot be used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -61,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"seqbench.check: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("seqbench.check: interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
     return EXIT_FAILED if failed else EXIT_FINE
 
 
@@ -90,18 +94,29 @@ def failures(file: str | Path, *names: str) -> list[str]:
     return [
         f"{name}: {finding.name}: {finding.sentence}"
         for name in chosen([str(file), *names])
-        for finding in findings(lookup("model", name)())
+        for finding in findings(_with_defaults(name))
         if finding.passed is False
     ]
+
+
+def _with_defaults(name: str) -> ModelConfig:
+    """A model as it is when nobody chooses anything.
+
+    Raises:
+        UsageError: it is no model's settings.
+    """
+    model = lookup("model", name)()
+    if not isinstance(model, ModelConfig):
+        raise UsageError(f"model '{name}': expected a class derived from ModelConfig")
+    return model
 
 
 def findings(model: ModelConfig) -> list[Finding]:
     """Every property of the encoders that a model builds."""
     try:
         subject = _subject(model)
-    except Exception as error:
-        told = "an encoder from build(width_in, hidden)"
-        return [Finding("builds", False, told, in_words(error), "an argument that build() does not pass on")]
+    except (Exception, SystemExit) as error:
+        return [Finding("builds", False, "an encoder from build(width_in, hidden)", _with_place(error))]
     found = []
     for one in _FIRST:
         found.append(judged(one, subject))
@@ -120,17 +135,18 @@ def judged(one: Property, subject: Subject, name: str = "") -> Finding:
         return one(subject)
     except Inapplicable as reason:
         return Finding(name, None, found=str(reason))
-    except Exception as error:
-        told = f"{in_words(error)} ({_place(error)})"
-        return Finding(name, False, "a run without an exception", told)
+    except (Exception, SystemExit) as error:
+        return Finding(name, False, "a run without an exception", _with_place(error))
 
 
-def _place(error: Exception) -> str:
-    """Where an exception came from, for the reader of a layer."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+def _with_place(error: BaseException) -> str:
+    """An exception, and where in a layer it came from: not where in torch, or in what runs the layer."""
+    ours, theirs = Path(__file__).parent, Path(torch.__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [place for place in frames if theirs not in Path(place.filename).parents]
+    inside = places and Path(places[-1].filename).parent != ours
+    where = f" ({Path(places[-1].filename).name}:{places[-1].lineno})" if inside else ""
+    return f"{in_words(error)}{where}"
 
 
 def _subject(model: ModelConfig) -> Subject:
@@ -160,11 +176,12 @@ def _both_ways(model: ModelConfig, subject: Subject) -> Finding:
 def _told(name: str, console: Console) -> bool:
     """Check one model, print its ticks and what does not hold."""
     started = time.perf_counter()
-    found = findings(lookup("model", name)())
+    found = findings(_with_defaults(name))
     failed = [finding for finding in found if finding.passed is False]
     applied = sum(finding.passed is not None for finding in found)
     verdict = f"{len(failed)} of {applied} properties FAIL" if failed else f"all {applied} properties hold"
-    console.print(f"{name}: {verdict} ({time.perf_counter() - started:.1f} s)", highlight=False)
+    line = f"{name}: {verdict} ({time.perf_counter() - started:.1f} s)"
+    console.print(line, highlight=False, markup=False)
     plain = not console.encoding.startswith("utf")
     console.print(Columns([_tick(finding, plain=plain) for finding in found], padding=(0, 2), equal=True))
     for finding in found:

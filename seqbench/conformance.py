@@ -171,7 +171,7 @@ def state(subject: Subject) -> Finding:
     """Two halves joined by the state, and single steps, equal the whole sequence."""
     encoder, x_BTD = subject.encoder, subject.x_BTD
     whole, handed = run(encoder, x_BTD)
-    if not (encoder.causal and tensors(handed)):
+    if not encoder.causal or handed is None:
         raise Inapplicable("no state is handed on")
     errors = {}
     for pieces, sizes in (("two halves", x_BTD.shape[1] // 2), ("single steps", 1)):
@@ -288,7 +288,8 @@ def _idle(encoder: Encoder, x_BTD: Tensor) -> set[str]:
             return set(named)
         asked = (y_BTH * noise(tuple(y_BTH.shape), 5, y_BTH)).sum()
         found = torch.autograd.grad(asked, list(named.values()), allow_unused=True)
-    return {name for name, grad in zip(named, found, strict=True) if grad is None or not grad.any()}
+    pairs = [(name, grad) for (name, leaf), grad in zip(named.items(), found, strict=True) if leaf.numel()]
+    return {name for name, grad in pairs if grad is None or not grad.any()}
 
 
 def precision(subject: Subject) -> Finding:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import keyword
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from seqbench.registry import plugins
 
 EXIT_FINE, EXIT_USAGE = 0, 2
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_VALUES = ("null", "true", "false", "nan", "inf")  # what the command line does not read as a name
 
 LAYER = '''"""MODEL: a layer of my own.
 
@@ -123,10 +126,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def commands(layer: Path, test: Path) -> str:
     """What to do with the files, to copy."""
+    file = shlex.quote(str(layer))
     return (
-        f"  python -m seqbench.check {layer}\n"
-        f"  python {layer} -m model={layer.stem},lstm seeds=1\n"
-        f"  pytest {test}"
+        f"  python -m seqbench.check {file}\n"
+        f"  python {file} -m model={layer.stem},lstm seeds=1\n"
+        f"  pytest {shlex.quote(str(test))}"
     )
 
 
@@ -146,12 +150,23 @@ def new(args: list[str]) -> tuple[Path, Path]:
             raise UsageError(f"{file}: already there, and never overwritten: choose another name")
     if not layer.parent.is_dir():
         raise UsageError(f"{layer.parent}: no such folder: make it first")
-    cls = "".join(part.capitalize() for part in layer.stem.split("_"))
+    cls = _class_name(layer.stem)
     for file, text in ((layer, LAYER), (test, TEST)):
         content = text.replace("FILE", layer.name).replace("MODEL", layer.stem).replace("CLASS", cls)
         with file.open("x", encoding="utf-8") as handle:
             handle.write(content)
     return layer, test
+
+
+def _class_name(stem: str) -> str:
+    """The class of a file: MyLayer of my_layer."""
+    return "".join(part.capitalize() for part in stem.split("_"))
+
+
+def _taken() -> set[str]:
+    """Names that the file uses for something else."""
+    lines = [node for node in ast.walk(ast.parse(LAYER)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {"None", *(alias.name for line in lines for alias in line.names)}
 
 
 def _check_name(file: Path) -> None:
@@ -165,6 +180,8 @@ def _check_name(file: Path) -> None:
         raise UsageError(f"{file}: expected a name that ends in .py, like my_layer.py")
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise UsageError(f"{file}: expected small letters, digits and '_' before .py, like my_layer.py")
+    if name in _VALUES or _class_name(name) in _taken():
+        raise UsageError(f"{file}: '{name}' would mean something else there: choose another name")
     if name in plugins("model"):
         raise UsageError(f"{file}: a model is called '{name}' already: choose another name")
     if importlib.util.find_spec(name) is not None:

@@ -7,8 +7,10 @@ loaded because a config or a runs folder names it.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -20,19 +22,22 @@ Class = TypeVar("Class", bound=type)
 _PACKAGES = {"model": "seqbench.models", "task": "seqbench.tasks", "probe": "seqbench.probes"}
 _registered: dict[str, dict[str, type]] = {group: {} for group in _PACKAGES}
 _loaded: set[str] = set()
+# A word to Hydra, and no value.
+_NAME = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][\w-]*", re.ASCII)
 
 
 def register(group: str) -> Callable[[Class], Class]:
     """Register a class under its ``name`` in ``group`` ("model", "task" or "probe").
 
     Raises:
-        UsageError: the group does not exist, or another class already has the name.
+        UsageError: the group does not exist, the class has no usable name or a setting without a default,
+            or another class already has the name.
     """
     if group not in _registered:
         raise UsageError(f"register({group!r}): no such group; {nearest(group, _registered)}")
 
     def decorate(cls: Class) -> Class:
-        name = cls.__dict__["name"]
+        name = _checked(group, cls)
         known = _registered[group].get(name)
         if known is not None and known.__qualname__ != cls.__qualname__:
             raise UsageError(f"{group} '{name}' is already taken by {known.__module__}.{known.__qualname__}")
@@ -40,6 +45,20 @@ def register(group: str) -> Callable[[Class], Class]:
         return cls
 
     return decorate
+
+
+def _checked(group: str, cls: type) -> str:
+    """The name of a class that can be chosen on the command line."""
+    name = cls.__dict__.get("name")
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise UsageError(
+            f"{group} {cls.__qualname__}: name={name!r:.60}: expected a word in the class, like "
+            'name: str = "my_layer"'
+        )
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.init and field.default is field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{group} {cls.__qualname__}: '{field.name}' has no default: give it one")
+    return name
 
 
 def registered(group: str) -> list[str]:

@@ -88,14 +88,19 @@ class Subject:
 
 def subject_of(encoder: Encoder, width_in: int, long: int = LONG) -> Subject:
     """A copy to test: in float64, or as it is where it does not run in float64."""
-    like = next(encoder.parameters(), torch.empty(0))
+    like = next((leaf for leaf in encoder.parameters() if leaf.is_floating_point()), torch.empty(0))
     x_BTD = noise((BATCH, TIME, width_in), 0, like.float())
     try:
-        double = twin(encoder).double()
+        double = _doubled(twin(encoder))
         run(double, x_BTD.double())
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         return Subject(twin(encoder), x_BTD, long, in_words(error))
     return Subject(double, x_BTD.double(), long, "")
+
+
+def _doubled(encoder: Encoder) -> Encoder:
+    """An encoder in float64, its complex numbers too."""
+    return encoder.double()._apply(lambda leaf: leaf.to(torch.complex128) if leaf.is_complex() else leaf)
 
 
 def twin(encoder: Encoder, *, training: bool = False) -> Encoder:
@@ -118,11 +123,25 @@ def noise(shape: tuple[int, ...], seed: int, like: Tensor) -> Tensor:
 def run(
     encoder: Encoder, x_BTD: Tensor, mask_BT: Tensor | None = None, state: Any = None
 ) -> tuple[Tensor, Any]:
-    """Outputs and state without a gradient; without a mask, all inputs are valid."""
+    """Outputs and state without a gradient; without a mask, all inputs are valid.
+
+    Raises:
+        TypeError: forward gave something else.
+    """
     if mask_BT is None:
         mask_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
     with torch.no_grad():
-        return encoder(x_BTD, mask_BT=mask_BT, state=state)  # type: ignore[no-any-return]
+        given: Any = encoder(x_BTD, mask_BT=mask_BT, state=state)
+    if not (isinstance(given, tuple | list) and len(given) == 2):
+        raise TypeError(f"forward gave {_kind(given)}, expected the pair (outputs, state)")
+    if not isinstance(given[0], Tensor):
+        raise TypeError(f"forward gave {_kind(given[0])} as outputs, expected a tensor")
+    return given[0], given[1]
+
+
+def _kind(given: object) -> str:
+    parts = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+    return f"a {type(given).__name__}{parts}" if given is not None else "None"
 
 
 def relative(first: Tensor, second: Tensor) -> float:
@@ -144,4 +163,5 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def in_words(error: BaseException) -> str:
     """An exception in one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    told = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__

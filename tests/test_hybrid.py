@@ -27,6 +27,12 @@ def test_each_block_has_the_mixer_of_its_place_in_the_list():
     assert parts(mixers=mixed) == ["SLSTMLayer", "JordanLayer", "TCNLayer", "ElmanLayer", "LSTMLayer"]
 
 
+def test_dilations_double_from_one_tcn_block_to_the_next_whatever_stands_between():
+    mixers = build_encoder(Hybrid(mixers=["gru", "tcn", "tcn"], layers=2), D, H).mixers
+    fields = [mixer.receptive_field for mixer in mixers if mixer.receptive_field]
+    assert fields == [1 + 4 * dilation for dilation in (1, 2, 4, 8)]
+
+
 def test_a_hybrid_of_one_model_is_that_model():
     settings = {"layers": 3, "norm": "post", "positions": "sinusoidal"}
     for name, options in (

@@ -22,6 +22,9 @@ class JordanLayer(Encoder):
     matrix U V: from the second step on. The first step reads the output it is given, so that a sequence can
     be continued from ``o`` alone.
 
+    The form in which the network is taught today. Left out of Jordan's own: what his state units keep of
+    themselves (s_t = mu s_{t-1} + o_{t-1}), and the squashing of the outputs.
+
     Args:
         width_in: D.
         hidden: H; outputs are as wide as the hidden state.

@@ -163,7 +163,8 @@ class S4DLayer(Encoder):
 
     In chunks of :attr:`CHUNK` steps: within one, the convolution with K_d = 2 Re(C exp(d dt A) B'), where B'
     is (exp(dt A) - 1) / A, as a triangular matrix; between them, the recurrence. Unlike a convolution by FFT
-    this is causal to the last bit, and has no noise floor under small gradients.
+    this is causal to the last bit, and has no noise floor under small gradients. Left out: that the authors
+    train dt and A at a smaller learning rate than the rest.
 
     Args:
         units: size of the state per channel, conjugates included; even.
@@ -236,12 +237,15 @@ class RGLRULayer(Encoder):
     One branch: a linear map, a causal convolution of width 4 for each channel, and on what comes out, u_t,
     r_t = sigmoid(W_a u_t + b_a), i_t = sigmoid(W_x u_t + b_x), a_t = sigmoid(Lambda)^(c r_t) with c = 8,
     h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t). The other: GELU of a linear map, which multiplies h_t. A
-    last linear map follows. (The matrices of the gates are full; those of the paper's models block-diagonal.)
+    last linear map follows. (The matrices of the gates are full and h as wide as the block; in the paper's
+    models they are block-diagonal and h is wider by a third.)
 
     Its state: h, and the last 3 inputs of the convolution.
 
     Args:
-        min_decay, max_decay: sigmoid(Lambda)^c, what is kept at r = 1, starts uniform between them.
+        min_decay, max_decay: sigmoid(Lambda)^c, what is kept at r = 1, starts uniform between them, as in the
+            paper (the authors' code, recurrentgemma, draws sigmoid(Lambda) from there: it forgets c times
+            as fast).
     """
 
     POWER = 8.0

@@ -56,7 +56,8 @@ class LinearAttention(MatrixState):
     """Causal linear attention with a normaliser (Katharopoulos et al. 2020, 2006.16236, eq. 16-20).
 
     S_t = S_{t-1} + f(k_t) v_t^T, z_t = z_{t-1} + f(k_t), y_t = S_t^T f(q_t) / (z_t . f(q_t) + eps), with
-    f(x) = elu(x) + 1, so that every output is a weighted mean of values. Nothing is forgotten.
+    f(x) = elu(x) + 1, so that every output is a weighted mean of values. Nothing is forgotten, and nothing
+    but causality tells the order: the paper adds positions to the input, as in a Transformer.
 
     Its state is S ``(B, K, E, V)`` and z ``(B, K, E)``.
     """
@@ -93,7 +94,8 @@ class Retention(MatrixState):
     """Multi-scale retention (Sun et al. 2023, 2307.08621, eq. 5-8).
 
     S_t = g S_{t-1} + k_t v_t^T and y_t = S_t^T q_t with a fixed g = 1 - 2^(-o - i) for head i = 0, 1, ...;
-    then group normalisation per head and a gate: out(norm(y) * swish(W x)).
+    then group normalisation per head and a gate: out(norm(y) * swish(W x)). (The authors' code, torchscale,
+    has values wider than keys, and a norm that leaves the mean in.)
 
     With ``rotary``, queries and keys are turned by their position, as complex numbers per pair of channels.
     Only distances matter, so the state is kept as the next step would see it from position 0: it is turned
@@ -141,12 +143,13 @@ def turned_back(state_BKEV: Tensor, steps: int) -> Tensor:
 
 
 class MatrixLSTM(MatrixState):
-    """The mLSTM of xLSTM (Beck et al. 2024, 2405.04517, eq. 19-27 and appendix A.2).
+    """The mLSTM of xLSTM (Beck et al. 2024, 2405.04517, eq. 19-27).
 
     C_t = f_t C_{t-1} + i_t k_t v_t^T, n_t = f_t n_{t-1} + i_t k_t, h_t = C_t^T q_t / max(|n_t . q_t|, 1),
     i_t = exp(.), f_t = sigmoid(.) or exp(.), one of each per head; y_t = out(o_t * norm(h_t)), o_t a sigmoid
     per channel and norm per head. Queries, keys and values are linear maps of the input (as in xLSTM 7B,
-    2503.13427), without the convolution that the first paper puts around the cell.
+    2503.13427), without the convolution that the first paper puts in front of queries and keys. As norm takes
+    out the scale of a head anyway, what h is divided by shows only where h is tiny (so in theirs).
 
     Since exp overflows, C, n are kept divided by exp(m): m_t = max(log f_t + m_{t-1}, log i_t, 0), and the
     normaliser is max(|n_t . q_t|, exp(-m_t)). The 0, which the paper lacks, changes no output (m only says

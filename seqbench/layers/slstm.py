@@ -123,8 +123,10 @@ def _slopes(
 class SLSTMLayer(Encoder):
     """The cell alone: input projection, recurrent matrices block-diagonal in heads, exponential gates.
 
-    Left out of the paper's block (its figure 10): the causal convolution before the input and forget gates,
-    and the normalisation of each head's output.
+    Left out of the paper's block: the causal convolution before the input and forget gates, and the
+    normalisation of each head's output. Another start than in the authors' code (NX-AI/xlstm), where the
+    recurrent matrices are zero and the forget biases of a head spread from 5 to -7: the matrices are drawn
+    like an LSTM's, and all forget biases are one setting.
 
     Args:
         width_in: D.

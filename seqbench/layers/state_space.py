@@ -23,7 +23,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class InitialDecay:
-    """What a head forgets before training: exp(-rate x dt) stays per step, with both drawn for each head."""
+    """What a head forgets before training: exp(-rate x dt) stays per step, with both drawn for each head.
+
+    The distributions are the papers', which have dozens of heads; the draws are stratified, one from each of
+    as many equal parts as there are heads, so that two heads do not leave the memory to luck.
+    """
 
     rate: Range = (1.0, 16.0)  # uniform
     dt: Range = (0.001, 0.1)  # uniform in its logarithm
@@ -37,7 +41,7 @@ class Forgetting(nn.Module):
 
     def __init__(self, heads: int, initial: InitialDecay) -> None:
         super().__init__()
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(*initial.rate).log())
+        self.log_rate = nn.Parameter(stratified(heads, *initial.rate).log())
         self.bias = nn.Parameter(dt_bias(heads, initial.dt))
 
     def forward(self, x_BTK: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,8 +52,14 @@ class Forgetting(nn.Module):
 
 def dt_bias(heads: int, ends: Range) -> Tensor:
     """Biases whose softplus is uniform in its logarithm between two ends, ``(K,)``."""
-    dt_K = torch.empty(heads).uniform_(*(math.log(end) for end in ends)).exp()
+    dt_K = stratified(heads, *(math.log(end) for end in ends)).exp()
     return dt_K + (-torch.expm1(-dt_K)).log()
+
+
+def stratified(count: int, low: float, high: float) -> Tensor:
+    """Uniform numbers ``(count,)``, one from each of ``count`` equal parts of the range, in random order."""
+    part_K = (torch.randperm(count) + torch.rand(count)) / count
+    return low + (high - low) * part_K
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -62,7 +72,8 @@ class Mamba2Layer(MatrixState):
 
     z, (v, B, C), dt = linear maps of x; (v, B, C) = silu(short convolution). Per head, with g_t and dt_t from
     :class:`Forgetting`: S_t = g_t S_{t-1} + dt_t B_t v_t^T and y_t = S_t^T C_t + d v_t; B and C, of E
-    channels, are shared by all heads. Then out(RMS norm(y * silu(z))).
+    channels, are shared by all heads. Then out(RMS norm(y * silu(z))). The paper stacks this layer alone,
+    without a feed-forward part between, and with more state: E is 64 or 128 in the authors' code.
 
     Its state is S ``(B, K, E, V)`` and the last inputs of the convolution ``(B, W - 1, C)``.
 
@@ -219,6 +230,8 @@ class DeltaNetLayer(MatrixState):
     holds at a key is replaced by the value, in part or whole. q, k, v = silu(short convolution(linear)), q
     and k of length 1; beta = sigmoid(linear), or twice that, which lets the memory flip sign along a key
     (eigenvalue 1 - beta in (-1, 1)). Then out(RMS norm per head(y)), gated: out(norm(y) * silu(linear)).
+    Values are as wide as keys (in the authors' code for Gated DeltaNet twice as wide), and the convolution
+    has a bias (theirs none).
 
     Sources: Yang et al. 2024 (2406.06484, section 3); decay as in Mamba-2 and the output gate: Yang, Kautz &
     Hatamizadeh 2024 (2412.06464, eq. 10 and section 3.4); beta in (0, 2): Grazzi et al. 2024 (2411.12537).

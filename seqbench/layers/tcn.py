@@ -38,7 +38,8 @@ class TCNLayer(Encoder):
 
     Two causal convolutions of one dilation, each with a ReLU behind it. Left out of the paper's block: weight
     normalisation, dropout inside, and the ReLU after the sum, which changes only the first block (later ones
-    add what is never negative).
+    add what is never negative). Weights start as large as a ReLU needs (He et al. 2015), not with the 0.01
+    of the authors' code.
 
     Args:
         hidden: H, read and written.

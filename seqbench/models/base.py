@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from seqbench.errors import UsageError
 from seqbench.schema import setting
 
 if TYPE_CHECKING:
@@ -86,3 +87,15 @@ class Blocks(ModelConfig):
         from seqbench.layers.blocks import BlockEncoder
 
         return BlockEncoder(width_in, hidden, self, lambda number: self.mixer(hidden, number))
+
+
+def ordered(model: ModelConfig, low: str, high: str) -> None:
+    """Refuse a range whose ends are swapped.
+
+    Raises:
+        UsageError: with the setting to change.
+    """
+    if getattr(model, low) > getattr(model, high):
+        raise UsageError(
+            f"model.{low}={getattr(model, low)}: must be at most model.{high}={getattr(model, high)}"
+        )

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @register("model")
 @dataclass
 class Hybrid(Blocks):
-    """A list of other models' layers, one per block, each with its own model's defaults."""
+    """A list of other models' layers, one per block, each with its own model's defaults.
+
+    What stands around a layer (norm, residual, feed-forward part) is the hybrid's own, for all alike.
+    """
 
     name: str = "hybrid"
     layers: int = setting(1, "how often the list of mixers is stacked", minimum=1)
@@ -54,8 +57,12 @@ class Hybrid(Blocks):
             )
 
     def mixer(self, hidden: int, number: int) -> Encoder:
-        config = self.parts()[number % len(self.mixers)]
-        return config.mixer(hidden, number) if isinstance(config, Blocks) else config.build(hidden, hidden)
+        rounds, place = divmod(number, len(self.mixers))
+        config, name = self.parts()[place], self.mixers[place]
+        if not isinstance(config, Blocks):
+            return config.build(hidden, hidden)
+        like = rounds * self.mixers.count(name) + self.mixers[:place].count(name)  # blocks of its kind before
+        return config.mixer(hidden, like)
 
     def build(self, width_in: int, hidden: int) -> Encoder:
         from seqbench.layers.blocks import BlockEncoder

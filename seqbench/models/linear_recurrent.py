@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
-from seqbench.models.base import Blocks
+from seqbench.models.base import Blocks, ordered
 from seqbench.registry import register
 from seqbench.schema import setting
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass
 class MinGRU(Blocks):
     """Minimal GRU: its gate and its candidate see the input alone (Feng et al. 2024, 2410.01201)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"forget_bias": (None, 1.0, 3.0)}
 
     name: str = "mingru"
     forget_bias: float | None = setting(
@@ -35,6 +38,8 @@ class MinGRU(Blocks):
 @dataclass
 class MinLSTM(Blocks):
     """Minimal LSTM: gates that see the input alone and add up to 1 (Feng et al. 2024, 2410.01201)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"forget_bias": (None, 1.0, 3.0)}
 
     name: str = "minlstm"
     forget_bias: float | None = setting(
@@ -54,6 +59,8 @@ class MinLSTM(Blocks):
 class LRU(Blocks):
     """Linear Recurrent Unit, complex eigenvalues on a ring (Orvieto et al. 2023, 2303.06349)."""
 
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"r_min": (0.0, 0.9)}
+
     name: str = "lru"
     r_min: float = setting(0.0, "smallest initial radius: what a step keeps", minimum=0.0, maximum=1.0)
     r_max: float = setting(1.0, "largest initial radius: what a step keeps", minimum=0.0, maximum=1.0)
@@ -63,7 +70,7 @@ class LRU(Blocks):
 
     def check(self) -> None:
         """Refuse an empty ring."""
-        _ordered(self, "r_min", "r_max")
+        ordered(self, "r_min", "r_max")
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.linear_recurrent import LRULayer
@@ -75,6 +82,8 @@ class LRU(Blocks):
 @dataclass
 class S4D(Blocks):
     """Diagonal state space model, S4D-Lin with zero-order hold (Gu et al. 2022, 2206.11893)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"dt_max": (0.1, 0.01)}
 
     name: str = "s4d"
     state_size: int = setting(64, "size of the state of each channel; even", minimum=2)
@@ -89,7 +98,7 @@ class S4D(Blocks):
             raise UsageError(
                 f"model.state_size={self.state_size}: must be even, units come in conjugate pairs"
             )
-        _ordered(self, "dt_min", "dt_max")
+        ordered(self, "dt_min", "dt_max")
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.linear_recurrent import S4DLayer
@@ -101,6 +110,8 @@ class S4D(Blocks):
 @dataclass
 class RGLRU(Blocks):
     """Real-Gated LRU after a short convolution, as in Griffin (De et al. 2024, 2402.19427)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"min_decay": (0.9, 0.99)}
 
     name: str = "rglru"
     min_decay: float = setting(
@@ -118,21 +129,9 @@ class RGLRU(Blocks):
 
     def check(self) -> None:
         """Refuse an empty range."""
-        _ordered(self, "min_decay", "max_decay")
+        ordered(self, "min_decay", "max_decay")
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.linear_recurrent import RGLRULayer
 
         return RGLRULayer(hidden, min_decay=self.min_decay, max_decay=self.max_decay)
-
-
-def _ordered(model: Blocks, low: str, high: str) -> None:
-    """Refuse a range whose ends are swapped.
-
-    Raises:
-        UsageError: with the setting to change.
-    """
-    if getattr(model, low) > getattr(model, high):
-        raise UsageError(
-            f"model.{low}={getattr(model, low)}: must be at most model.{high}={getattr(model, high)}"
-        )

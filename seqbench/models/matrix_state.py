@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
-from seqbench.models.base import Blocks
+from seqbench.models.base import Blocks, ordered
 from seqbench.registry import register
 from seqbench.schema import setting
 
@@ -57,7 +57,7 @@ class Timed(Heads):
     def check(self) -> None:
         """Refuse a width that the heads cannot share, and a range that ends before it begins."""
         super().check()
-        ordered(self, "dt")
+        ordered(self, "dt_min", "dt_max")
 
 
 @dataclass
@@ -72,24 +72,13 @@ class Decaying(Timed):
     def check(self) -> None:
         """Refuse a width that the heads cannot share, and ranges that end before they begin."""
         super().check()
-        ordered(self, "rate")
+        ordered(self, "rate_min", "rate_max")
 
     def initial(self) -> InitialDecay:
         """The ranges for the layer."""
         from seqbench.layers.state_space import InitialDecay
 
         return InitialDecay((self.rate_min, self.rate_max), (self.dt_min, self.dt_max))
-
-
-def ordered(model: Blocks, name: str) -> None:
-    """Refuse a range that ends before it begins.
-
-    Raises:
-        UsageError: with the setting to change.
-    """
-    least, most = getattr(model, f"{name}_min"), getattr(model, f"{name}_max")
-    if least > most:
-        raise UsageError(f"model.{name}_min={least}: must be at most model.{name}_max={most}")
 
 
 @register("model")
@@ -99,7 +88,7 @@ class LinearAttentionModel(Heads):
 
     S_t = S_{t-1} + f(k_t) v_t^T, z_t = z_{t-1} + f(k_t), y_t = S_t^T f(q_t) / (z_t . f(q_t)), f = elu + 1.
 
-    Source: 2006.16236, eq. 16-20.
+    Source: 2006.16236, eq. 16-20. The paper adds positions to the input (model.positions), here left to you.
     """
 
     name: str = "linear_attention"

@@ -115,7 +115,10 @@ class BiLSTM(LSTM):
 @register("model")
 @dataclass
 class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014, 1406.1078)."""
+    """Gated recurrent unit (Cho et al. 2014, 1406.1078).
+
+    In the form of cuDNN and torch: the reset gate multiplies U h + b, not h.
+    """
 
     tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"update_bias": (None, 1.0, 3.0)}
 

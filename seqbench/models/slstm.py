@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
 from seqbench.models.base import Blocks
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 @dataclass
 class SLSTM(Blocks):
     """LSTM with exponential gates and a normaliser, in heads (Beck et al. 2024, 2405.04517)."""
+
+    tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"forget_bias": (3.0, 1.0, 5.0)}
 
     name: str = "slstm"
     heads: int = setting(

@@ -26,7 +26,11 @@ _STAGES: dict[str, dict[str, Any]] = {  # how each step of the ladder differs fr
 @register("model")
 @dataclass
 class Transformer(Blocks):
-    """Transformer encoder, pre-norm by default (Vaswani et al. 2017; Xiong et al. 2020)."""
+    """Transformer encoder, pre-norm by default (Vaswani et al. 2017; Xiong et al. 2020).
+
+    GELU in the feed-forward part, rotary positions and the usual start of ``nn.Linear``; the first paper has
+    ReLU, sinusoidal positions and Glorot's.
+    """
 
     name: str = "transformer"
     heads: int = setting(2, "attention heads; the width is a multiple of 2 x heads", minimum=1)
