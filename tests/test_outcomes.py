@@ -1,4 +1,4 @@
-"""What initialisation does to the gradient 64 steps back: who forgets, who remembers, who cannot see so far."""
+"""What initialisation does to the gradient 64 steps back: who forgets, who remembers, who is blind there."""
 
 from __future__ import annotations
 
