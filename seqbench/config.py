@@ -71,6 +71,7 @@ class MatchConfig:
         "operations or numbers per sequence (null: what the sweep's first model has at its own width or "
         "35,000 parameters, as always for time)",
         minimum=1,
+        maximum=1e15,
     )
     rung: int | None = setting(
         None, "rung of the task's ladder whose sequences count for all others; null: the highest", minimum=1
@@ -83,7 +84,7 @@ class MatchConfig:
         return self.by in ("flops", "state", "time")
 
     def check(self) -> None:
-        """Fill in the usual number of parameters; refuse a target in seconds."""
+        """Fill in the usual number of parameters; refuse a target in seconds, or of nothing."""
         if self.by == "params" and self.target is None:
             self.target = PARAMETERS
         if self.by == "time" and self.target is not None:
@@ -91,6 +92,8 @@ class MatchConfig:
                 f"match.target={self.target}: match.by=time takes the time of the sweep's first model: leave "
                 "match.target out"
             )
+        if self.by == "none" and self.target is not None:
+            raise UsageError(f"match.target={self.target}: match.by=none makes nothing equal: leave one out")
 
 
 @dataclass
@@ -116,7 +119,9 @@ class TuningConfig:
         1, "rounds before the last, each with half the steps of the next; half of the trials go on",
         minimum=0, maximum=6,
     )  # fmt: skip
-    seeds: list[int] = setting([1000, 1001], "seeds of the trials, never evaluation seeds", minimum=0)
+    seeds: list[int] = setting(
+        [1000, 1001], "seeds of the trials, never evaluation seeds", minimum=0, maximum=1e18
+    )
     dir: str | None = setting(
         None,
         "where TASK-MODEL.yaml is written; null: conf/tuned in a checkout, else a folder tuned beside runs",
@@ -192,6 +197,8 @@ class Job:
                 f"network.embedding=onehot: the inputs of '{self.task.name}' are numbers, not tokens: "
                 "leave it out"
             )
+        if ladder is not None and self.match.measured and self.match.rung not in (None, *values):
+            raise UsageError(f"match.rung={self.match.rung}: not one of task.{ladder}={values}")
         if self.match.by == "state" and self.model.looks_ahead:
             raise UsageError(
                 f"match.by=state model={self.model.name}: a model that reads ahead keeps its whole input, "
@@ -250,14 +257,19 @@ def seed_list(value: Any) -> list[int]:
 
 
 def name_reference(job: Job, jobs: list[Job]) -> None:
-    """Say what a job is matched to, where that is another model's cost: the first on the same task."""
+    """Say what a job is matched to, where that is another model's cost: the first on the same task.
+
+    A canary, which costs next to nothing, is taken only where there is nothing else.
+    """
+    if job.match.reference is not None:
+        raise UsageError("match.reference: cannot be given: name the model that others are matched to first")
     if not job.match.measured:
         return
     ladder = job.task.ladder
     if ladder is not None and job.match.rung is None:
         job.match.rung = max(getattr(job.task, ladder), default=None)
     if job.match.target is None:
-        first = next(one for one in jobs if one.task.name == job.task.name)
+        first = min((one for one in jobs if one.task.name == job.task.name), key=lambda one: one.model.canary)
         job.match.reference = dataclasses.asdict(first.model)
 
 

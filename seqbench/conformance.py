@@ -215,11 +215,11 @@ def gradient(subject: Subject) -> Finding:
         raise Inapplicable("nothing is read")
     weigh_BTH = noise(tuple(y_BTH.shape), 5, y_BTH)
     found = torch.autograd.grad((y_BTH * weigh_BTH).sum(), list(named.values()), allow_unused=True)
-    size = math.sqrt(sum(float(grad.square().sum()) for grad in found if grad is not None))
+    size = math.sqrt(sum(float(grad.abs().square().sum()) for grad in found if grad is not None))
     worst, words = 0.0, ("", "")
     for number, ((name, leaf), grad) in enumerate(zip(named.items(), found, strict=True)):
         direction = noise(tuple(leaf.shape), 6 + number, leaf)
-        claimed = 0.0 if grad is None else float((grad * direction).sum())
+        claimed = 0.0 if grad is None else float((grad.conj() * direction).sum().real)
         for step, allowed in _STEPS:
             slope = _slope(subject.encoder, x_BTD, leaf, step * direction, weigh_BTH) / step
             error = abs(claimed - slope) / max(abs(claimed), abs(slope), 1e-3 * size, 1e-9) / allowed

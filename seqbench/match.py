@@ -30,6 +30,7 @@ _WIDE = 256
 _LARGEST_WIDTH = 1 << 16
 _LARGEST_TIMED_WIDTH = 1 << 11
 _TIMED_PAIRS = 5
+_OUT_OF_REACH = 0.5
 _MOST_BYTES = 1 << 20
 
 Found = TypeVar("Found")
@@ -97,7 +98,13 @@ def _solve(job: Job, place: Place) -> int:
     if _has_no_width(job, place, multiple, most):
         return multiple
     cost, target = _cost_and_target(job, place)
-    return multiple * closest(lambda units: cost(units * multiple), target, most)
+    width = multiple * closest(lambda units: cost(units * multiple), target, most)
+    if width == multiple * most and (found := cost(width)) < _OUT_OF_REACH * target:
+        raise UsageError(
+            f"match.by={job.match.by}: out of reach: '{job.model.name}' comes to {found:.3g} of {target:.3g} "
+            f"at width {width}, the largest: choose a smaller match.target or first model"
+        )
+    return width
 
 
 def _has_no_width(job: Job, place: Place, multiple: int, most: int) -> bool:

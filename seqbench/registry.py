@@ -22,6 +22,7 @@ Class = TypeVar("Class", bound=type)
 _PACKAGES = {"model": "seqbench.models", "task": "seqbench.tasks", "probe": "seqbench.probes"}
 _registered: dict[str, dict[str, type]] = {group: {} for group in _PACKAGES}
 _loaded: set[str] = set()
+_SETTINGS = ("model", "task")  # groups whose classes are settings
 # A word to Hydra, and no value.
 _NAME = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][\w-]*", re.ASCII)
 
@@ -30,8 +31,8 @@ def register(group: str) -> Callable[[Class], Class]:
     """Register a class under its ``name`` in ``group`` ("model", "task" or "probe").
 
     Raises:
-        UsageError: the group does not exist, the class has no usable name or a setting without a default,
-            or another class already has the name.
+        UsageError: the group does not exist, the class has no usable name, is no dataclass or has a setting
+            without a default, or another class already has the name.
     """
     if group not in _registered:
         raise UsageError(f"register({group!r}): no such group; {nearest(group, _registered)}")
@@ -55,6 +56,8 @@ def _checked(group: str, cls: type) -> str:
             f"{group} {cls.__qualname__}: name={name!r:.60}: expected a word in the class, like "
             'name: str = "my_layer"'
         )
+    if group in _SETTINGS and "__dataclass_fields__" not in cls.__dict__:  # its settings would not count
+        raise UsageError(f"{group} {cls.__qualname__}: no dataclass: write @dataclass right below @register")
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         if field.init and field.default is field.default_factory is dataclasses.MISSING:
             raise UsageError(f"{group} {cls.__qualname__}: '{field.name}' has no default: give it one")

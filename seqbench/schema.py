@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from seqbench.errors import UsageError, nearest
@@ -75,6 +76,32 @@ def _check_value(key: str, value: Any, metadata: Any) -> None:
             raise UsageError(f"{key}={number}: must be at least {minimum:g}")
         if maximum is not None and not number <= maximum:
             raise UsageError(f"{key}={number}: must be at most {maximum:g}")
+
+
+def check_varied(config: Any, declared: Any, where: str, path: str = "") -> None:
+    """Check what a plugin declares for its settings: for each a list of values that it takes.
+
+    Raises:
+        UsageError: names ``where``, and the first setting or value that does not exist.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = [field.name for field in dataclasses.fields(config) if field.name != "name"]
+    if not isinstance(declared, Mapping):
+        raise UsageError(f"{where}: expected settings with their values, like {{'layers': (1, 2)}}")
+    for name, values in declared.items():
+        if name not in known:
+            raise UsageError(f"{where}: no setting '{name}'; {nearest(str(name), known)}")
+        if not (isinstance(values, tuple | list) and values):
+            raise UsageError(f"{where}: {name}={values!r:.60}: expected a list of values, like (1, 2)")
+        for value in values:
+            try:
+                taken = OmegaConf.merge(OmegaConf.structured(type(config)), {name: value})[name]
+            except OmegaConfBaseException as error:
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"{where}: {name}={value!r:.60}: {reason}") from None
+            check(dataclasses.replace(config, **{name: taken}), f"{where}: {path}")
 
 
 def describe(cls: type) -> list[tuple[str, str, str]]:

@@ -100,7 +100,11 @@ def subject_of(encoder: Encoder, width_in: int, long: int = LONG) -> Subject:
 
 def _doubled(encoder: Encoder) -> Encoder:
     """An encoder in float64, its complex numbers too."""
-    return encoder.double()._apply(lambda leaf: leaf.to(torch.complex128) if leaf.is_complex() else leaf)
+    encoder.double()
+    for leaf in (*encoder.parameters(), *encoder.buffers()):
+        if leaf.is_complex():
+            leaf.data = leaf.data.to(torch.complex128)
+    return encoder
 
 
 def twin(encoder: Encoder, *, training: bool = False) -> Encoder:
@@ -117,7 +121,8 @@ def twin(encoder: Encoder, *, training: bool = False) -> Encoder:
 
 def noise(shape: tuple[int, ...], seed: int, like: Tensor) -> Tensor:
     """Standard normal numbers that float32 can hold, of the device and type of ``like``."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    dtype = torch.complex64 if like.is_complex() else torch.float32
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(like)
 
 
 def run(
@@ -136,6 +141,8 @@ def run(
         raise TypeError(f"forward gave {_kind(given)}, expected the pair (outputs, state)")
     if not isinstance(given[0], Tensor):
         raise TypeError(f"forward gave {_kind(given[0])} as outputs, expected a tensor")
+    if not given[0].is_floating_point():
+        raise TypeError(f"forward gave outputs of {given[0].dtype}, expected real numbers")
     return given[0], given[1]
 
 

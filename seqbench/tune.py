@@ -146,16 +146,18 @@ class Finding:
 def points(count: int, low: float, high: float, others: Mapping[str, tuple[Any, ...]]) -> list[Point]:
     """The points of a search, a function of the space alone.
 
-    The learning rates are evenly spaced on a logarithmic axis, to three digits, and the same for every model.
-    What else a model declares is spread over them by a low-discrepancy sequence (Halton's; together they are
-    a Hammersley set).
+    The learning rates are evenly spaced on a logarithmic axis, to three digits (more where two would be
+    equal), and the same for every model. What else a model declares is spread over them by a low-discrepancy
+    sequence (Halton's; together they are a Hammersley set).
 
     >>> [point.lr for point in points(5, 3e-4, 3e-2, {})]
     [0.0003, 0.000949, 0.003, 0.00949, 0.03]
     >>> [point.others["bias"] for point in points(6, 3e-4, 3e-2, {"bias": (None, 1.0, 3.0)})]
     [None, 1.0, None, 3.0, None, 1.0]
     """
-    rates = [float(f"{low * (high / low) ** (i / (count - 1)):.3g}") for i in range(count)]
+    exact = [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+    digits = next((d for d in range(3, 17) if len({f"{lr:.{d}g}" for lr in exact}) == count), 17)
+    rates = [float(f"{lr:.{digits}g}") for lr in exact]
     if not others:
         return [Point(lr, {}) for lr in rates]
     from scipy.stats import qmc
@@ -271,9 +273,11 @@ def _study(job: Job, alike: Sequence[ModelConfig], keys: set[str]) -> Study:
         UsageError: the model declares values that it does not take.
     """
     model, usual = job.model, tuned_file.usual_settings(job)
+    declared = type(model).tuned_settings if job.tuning.others else {}
+    schema.check_varied(type(model)(), declared, f"model '{model.name}': tuned_settings", "model.")
     free = {
         name: tuple(values)
-        for name, values in (type(model).tuned_settings if job.tuning.others else {}).items()
+        for name, values in declared.items()
         if f"model.{name}" not in keys
         and all(getattr(one, name) == getattr(model, name) for one in alike)
         and getattr(model, name) in usual(name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
+from dataclasses import dataclass
 
 import planted
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from seqbench import check, registry
 from seqbench.errors import UsageError
+from seqbench.layers.base import Encoder
 from seqbench.subject import Finding
 
 MOST_SECONDS = 2.0
@@ -118,6 +121,99 @@ def test_what_cannot_be_built_is_a_finding_too():
     assert "TypeError: model 'planted': build() returned Linear, expected an Encoder" in finding.found
 
 
+class Odd(planted.Sound):
+    """What forward gives, made into something else; ``kind`` says what."""
+
+    kind = ""
+
+    def forward(self, x_BTD, *, mask_BT=None, state=None):
+        y_BTH, state = super().forward(x_BTD, mask_BT=mask_BT, state=state)
+        if self.kind == "exit":
+            sys.exit(0)
+        if self.kind == "single":
+            assert x_BTD.dtype == torch.float32, "float32 only"
+        odd = {
+            "none": None, "tensor": y_BTH, "three": (y_BTH, state, state), "list": (y_BTH.tolist(), state),
+            "integers": (y_BTH.long(), state), "complex": (y_BTH + 0j, state),
+        }  # fmt: skip
+        return odd.get(self.kind, (y_BTH, state))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("none", "shape", r"TypeError: forward gave None, expected the pair \(outputs, state\)"),
+        ("tensor", "shape", r"TypeError: forward gave a Tensor, expected the pair \(outputs, state\)"),
+        ("three", "shape", "TypeError: forward gave a tuple of 3, expected the pair .*"),
+        ("list", "shape", "TypeError: forward gave a list of 3 as outputs, expected a tensor"),
+        ("integers", "shape", "TypeError: forward gave outputs of torch.int64, expected real numbers"),
+        ("complex", "shape", "TypeError: forward gave outputs of torch.complex64, expected real numbers"),
+        ("exit", "builds", r"SystemExit: 0 \(test_conformance.py:\d+\)"),
+        ("single", "float32", "AssertionError: float32 only.*"),
+    ],
+)
+def test_what_forward_should_not_do_is_told_in_words(kind, name, told):
+    [finding] = failed(type("Layer", (Odd,), {"kind": kind}))
+    assert finding.name == name
+    assert re.fullmatch(told, finding.found), finding.found
+
+
+class Turning(Encoder):
+    """A recurrence with complex factors in closed form, its state as two real tensors."""
+
+    def __init__(self, width_in: int, hidden: int) -> None:
+        super().__init__()
+        self.width_out = hidden
+        self.enter = torch.nn.Linear(width_in, hidden)
+        angles_H = torch.linspace(0.1, 1.0, hidden)
+        self.factor = torch.nn.Parameter(torch.polar(torch.full((hidden,), 0.9), angles_H))
+
+    def forward(self, x_BTD, *, mask_BT=None, state=None):
+        steps = torch.arange(x_BTD.shape[1])
+        apart_TT = (steps[:, None] - steps).clamp(min=0)
+        weight_TTH = self.factor ** apart_TT[..., None] * (steps[:, None] >= steps)[..., None]
+        y_BTH = torch.einsum("tsh,bsh->bth", weight_TTH, self.enter(x_BTD).to(self.factor.dtype))
+        if state is not None:
+            y_BTH = y_BTH + self.factor ** (steps + 1)[:, None] * torch.complex(*state)[:, None]
+        return y_BTH.real, (y_BTH[:, -1].real, y_BTH[:, -1].imag)
+
+
+def test_complex_parameters_are_checked_in_double_precision(recwarn):
+    with torch.random.fork_rng([]):
+        subject = check.subject_of(Turning(3, 4), 3, long=64)
+    assert not subject.refusal
+    for one in (*check._FIRST, *check._THEN):
+        assert check.judged(one, subject).passed is not False, check.judged(one, subject).sentence
+    assert not recwarn.list
+
+
+class Counting(planted.Sound):
+    """Hands on how many steps it has read, as an integer; ``lost`` of them are forgotten."""
+
+    lost = 0
+
+    def forward(self, x_BTD, *, mask_BT=None, state=None):
+        read = 0 if state is None else int(state)
+        steps_T = read + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        y_BTH = self.enter(x_BTD) / (1 + steps_T[:, None])
+        return y_BTH, torch.tensor(read + x_BTD.shape[1] - self.lost)
+
+
+def test_a_state_of_integers_is_checked_too():
+    class Entry(planted.Planted):
+        def build(self, width_in, hidden):
+            layer = Counting(width_in, hidden)
+            layer.enter = torch.nn.Linear(width_in, layer.width_out)
+            layer.lost = self.lost
+            return layer
+
+    found = {}
+    for lost in (0, 1):
+        Entry.lost = lost
+        found[lost] = {finding.name: finding.passed for finding in check.findings(Entry())}
+    assert (found[0]["state"], found[1]["state"]) == (True, False)
+
+
 def test_both_directions_are_tried():
     class OneWay(planted.Planted):
         def build(self, width_in, hidden):
@@ -217,6 +313,24 @@ def test_a_slip_gets_one_line(check_command, tmp_path, word, line):
     assert result.stderr.startswith(f"seqbench.check: {line}")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "mark").exists()
+
+
+def test_an_interrupted_check_says_so_in_one_line(capsys, monkeypatch):
+    def interrupted(_model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "findings", interrupted)
+    assert check.main(["lstm"]) == check.EXIT_FAILED
+    assert capsys.readouterr().err == "seqbench.check: interrupted\n"
+
+
+def test_what_is_no_models_settings_is_told_in_one_line(capsys, monkeypatch):
+    classes = {group: dict(found) for group, found in registry._registered.items()}
+    monkeypatch.setattr(registry, "_registered", classes)
+    registry.register("model")(dataclass(type("Plain", (), {"name": "plain"})))
+    assert check.main(["plain"]) == check.EXIT_USAGE
+    line = "seqbench.check: model 'plain': expected a class derived from ModelConfig\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_test_beside_a_file_can_ask_for_its_failures(tmp_path, monkeypatch):

@@ -109,3 +109,32 @@ def test_absurd_costs_make_a_page_all_the_same(tmp_path, value):
     sweep = swept(tmp_path / "s", {"rnn": 0.5, "gru": 0.9}, flops=[value] * 12)
     assert "What each model costs" in render(sweep)
     assert all(math.isnan(one.flops) for one in ledger(sweep))
+
+
+def test_what_was_to_be_equal_and_was_never_counted_is_told(tmp_path):
+    match = {"match": {"by": "flops", "target": None}}
+    config = {name: settings(name, 16) | match for name in ("rnn", "gru")}
+    work = [(training(name, 16, 0, 0.5, config=config[name]), {}) for name in config]
+    told = words(ledger(read_sweep(write_sweep(tmp_path / "s", work))))
+    assert told == [
+        "Widths were solved for equal operations; how near they came is not shown, for a model's costs are "
+        "counted where its speed is measured (speed.enabled=true)."
+    ]
+
+
+def test_a_ranking_that_flips_is_told_from_records_as_composition_leaves_them(tmp_path):
+    matches = {
+        "params": {"by": "params", "target": 35_000, "rung": None, "reference": None},
+        "flops": {"by": "flops", "target": None, "rung": 16, "reference": {"name": "rnn"}},
+    }
+    scores = {("rnn", "params"): 0.9, ("gru", "params"): 0.4, ("rnn", "flops"): 0.4, ("gru", "flops"): 0.9}
+    work = [
+        (training(name, 16, 0, score, config=settings(name, 16) | {"match": matches[by]}), {})
+        for (name, by), score in scores.items()
+    ]
+    sweep = read_sweep(write_sweep(tmp_path / "s", work))
+    assert sorted(sweep.labels) == ["gru (by=flops)", "gru (by=params)", "rnn (by=flops)", "rnn (by=params)"]
+    assert flips(ledger(sweep)) == [
+        "The ranking flips on order: at equal parameters rnn is ahead of gru, at equal operations gru of rnn "
+        "(means; see the verdict for what can be told)."
+    ]

@@ -212,3 +212,38 @@ def test_counting_needs_no_weights(make_job, model):
         for device in ("cpu", "meta")
     ]
     assert found[0] == found[1]
+
+
+def test_a_canary_is_a_reference_only_where_there_is_nothing_else(make_job):
+    jobs = [make_job(name, match={"by": "flops"}) for name in ("constant", "bag", "rnn", "gru")]
+    for job in jobs:
+        name_reference(job, jobs)
+    assert [job.match.reference["name"] for job in jobs] == ["rnn"] * 4
+    alone = make_job("bag", match={"by": "flops"})
+    name_reference(alone, [alone])
+    assert alone.match.reference["name"] == "bag"
+
+
+@pytest.mark.parametrize("by", ["params", "flops", "state"])
+def test_a_target_beyond_the_largest_width_is_told_before_memory_is_taken(make_job, by):
+    job = make_job("lstm", match={"by": by, "target": 10**15})
+    with pytest.raises(UsageError, match=f"match.by={by}: out of reach: 'lstm' comes to .* at width 65536"):
+        solve_width(job, place())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"by": "flops", "rung": 7}, r"match.rung=7: not one of task.lengths=\[8, 16\]"),
+        ({"by": "none", "target": 5}, "match.target=5: match.by=none makes nothing equal"),
+        ({"by": "flops", "reference": {"name": "gru"}}, "match.reference: cannot be given"),
+    ],
+)
+def test_what_could_only_be_ignored_or_break_later_is_refused(make_job, options, told):
+    def composed():
+        job = make_job("rnn", match=options, task_options={"lengths": [8, 16]})
+        name_reference(job, [job])
+        return checked(job)
+
+    with pytest.raises(UsageError, match=told):
+        composed()

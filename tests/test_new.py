@@ -67,6 +67,9 @@ SLIPS = {
     "class.py": "class.py: expected small letters",
     "2fast.py": "2fast.py: expected small letters",
     "lstm.py": "lstm.py: a model is called 'lstm' already",
+    "none.py": "none.py: 'none' would mean something else there",
+    "null.py": "null.py: 'null' would mean something else there",
+    "encoder.py": "encoder.py: 'encoder' would mean something else there",
     "json.py": "json.py: a module is called 'json' already",
     "torch.py": "torch.py: a module is called 'torch' already",
     "nowhere/mine.py": "nowhere: no such folder",
@@ -85,3 +88,11 @@ def test_a_slip_gets_one_line_and_nothing_is_written(new, tmp_path, words):
     assert result.stderr.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"there.py", "test_half.py"}
     assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+
+def test_the_commands_can_be_copied_where_a_folder_has_a_space(new, tmp_path):
+    (tmp_path / "a folder").mkdir()
+    told = new("a folder/my_gate.py").stdout
+    assert "  python -m seqbench.check 'a folder/my_gate.py'\n" in told
+    assert "  python 'a folder/my_gate.py' -m model=my_gate,lstm seeds=1\n" in told
+    assert "  pytest 'a folder/test_my_gate.py'\n" in told

@@ -48,6 +48,13 @@ def test_learning_rates_are_evenly_spaced_and_the_same_whatever_else_is_varied()
     assert more == points(9, 1e-4, 1.0, {"a": (0, 1), "b": ("x", "y", "z")})
 
 
+@pytest.mark.parametrize(("count", "high"), [(1000, 3e-2), (3, 3.000001e-4)])
+def test_close_learning_rates_stay_apart(count, high):
+    rates = [point.lr for point in points(count, 3e-4, high, {})]
+    assert len(set(rates)) == count
+    assert rates == sorted(rates)
+
+
 def test_what_else_is_varied_is_spread_over_low_and_high_learning_rates():
     found = points(12, 3e-4, 3e-2, {"a": (0, 1), "b": ("x", "y", "z")})
     for name, values in {"a": (0, 1), "b": ("x", "y", "z")}.items():
@@ -381,7 +388,25 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_runs(job, 
 
 def test_a_declared_value_that_the_model_does_not_take_is_refused(job, monkeypatch):
     monkeypatch.setattr(lookup("model", "rnn"), "tuned_settings", {"nonlinearity": ("tanh", "cubic")})
-    with pytest.raises(UsageError, match="model.nonlinearity=cubic: not allowed"):
+    with pytest.raises(UsageError, match="rnn': tuned_settings: model.nonlinearity=cubic: not allowed"):
+        studies([job("rnn")], [])
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        (["layers"], "expected settings with their values"),
+        ({"layer": (1, 2)}, "no setting 'layer'; did you mean 'layers'?"),
+        ({"name": ("a", "b")}, "no setting 'name'"),
+        ({"layers": 3}, "layers=3: expected a list of values"),
+        ({"layers": ()}, r"layers=\(\): expected a list of values"),
+        ({"layers": (1, "two")}, "layers='two': Value 'two' of type 'str' could not be converted"),
+        ({"layers": (0, 1)}, "model.layers=0: must be at least 1"),
+    ],
+)
+def test_what_a_model_declares_wrongly_is_told_in_one_line(job, monkeypatch, declared, told):
+    monkeypatch.setattr(lookup("model", "rnn"), "tuned_settings", declared)
+    with pytest.raises(UsageError, match=f"^model 'rnn': tuned_settings: .*{told}"):
         studies([job("rnn")], [])
 
 

@@ -155,7 +155,18 @@ def ranks(values: list[float], *, highest: bool) -> list[int | None]:
 
 def words(found: list[Cost]) -> list[str]:
     """What was matched, how near, what the equal budget hides, and where the ranking flips."""
-    return [line for line in (_nearness(found), *_spread(found), *flips(found)) if line]
+    return [line for line in (_uncounted(found), _nearness(found), *_spread(found), *flips(found)) if line]
+
+
+def _uncounted(found: list[Cost]) -> str:
+    """What was to be equal and cannot be looked at, since costs are counted where speed is measured."""
+    unknown = [AXES[c.by][1] for c in found if c.by in AXES and not math.isfinite(c.of(c.by))]
+    if not unknown:
+        return ""
+    return (
+        f"Widths were solved for equal {words_list(list(dict.fromkeys(unknown)))}; how near they came is not "
+        "shown, for a model's costs are counted where its speed is measured (speed.enabled=true)."
+    )
 
 
 def _nearness(found: list[Cost]) -> str:

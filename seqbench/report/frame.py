@@ -209,7 +209,8 @@ def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[s
 
 def _telling(keys: list[str]) -> list[str]:
     """Without what follows from another setting: where a rate comes from, what a cost is matched to."""
-    implied = {"train.tuned", "match.reference", *(["match.target"] if "match.by" in keys else [])}
+    matched = ["match.target", "match.rung"] if "match.by" in keys else []
+    implied = {"train.tuned", "match.reference", *matched}
     return [key for key in keys if key not in implied] or keys
 
 
