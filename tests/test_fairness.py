@@ -52,6 +52,13 @@ def test_the_closest_achievable_and_the_widest_spread_are_told(tmp_path):
     assert told[1] == "At equal operations on order, rnn 2.0 times the state of gru."
 
 
+def test_disturbed_times_are_no_ratios_to_speak_of(tmp_path):
+    found = ledger(swept(tmp_path / "s", {"rnn": 0.5, "gru": 0.9}))
+    slow = [dataclasses.replace(cost, time=cost.time * (1 + 9 * n)) for n, cost in enumerate(found)]
+    assert "10.0 times the time per step" in " ".join(words(slow))
+    assert "time per step" not in " ".join(words(slow, busy=True))
+
+
 def test_what_costs_the_same_gives_nothing_to_tell(tmp_path):
     same = {"flops": [1e6] * 12, "state_values": [64.0] * 12}
     assert words(ledger(swept(tmp_path / "s", {"rnn": 0.5, "gru": 0.9}, by="flops", **same))) == []

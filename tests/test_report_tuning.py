@@ -104,6 +104,18 @@ def test_the_best_at_an_end_of_the_range_is_a_warning(tmp_path, best, end, way):
     assert told.startswith("4 trials for each model.")
 
 
+@pytest.mark.parametrize(("bias", "told"), [(3.0, "Tuning found forget_bias=3 for rnn on order"), (None, "")])
+def test_a_tuned_start_is_told_before_anything_is_read(tmp_path, bias, told):
+    other = {"forget_bias": bias}
+    work = [
+        compared("rnn", 0.003, model_settings=other),
+        *(trial("rnn", rate, 0.5, model_settings={"forget_bias": b}) for rate, b in
+          ((0.001, 1.0), (0.003, bias), (0.01, 2.0))),
+    ]  # fmt: skip
+    found = tuning.warnings(sweep_of(tmp_path, work))
+    assert [w.startswith(told) for w in found] == ([True] if told else [])
+
+
 def test_the_table_counts_trials_budgets_and_what_was_lost(tmp_path):
     made = tuning.table(sweep_of(tmp_path, usual(0.03)))
     assert made is not None

@@ -153,9 +153,14 @@ def ranks(values: list[float], *, highest: bool) -> list[int | None]:
     ]
 
 
-def words(found: list[Cost]) -> list[str]:
-    """What was matched, how near, what the equal budget hides, and where the ranking flips."""
-    return [line for line in (_uncounted(found), _nearness(found), *_spread(found), *flips(found)) if line]
+def words(found: list[Cost], *, busy: bool = False) -> list[str]:
+    """What was matched, how near, what the equal budget hides, and where the ranking flips.
+
+    Args:
+        busy: other programs disturbed the timing, so that times are no ratios to speak of.
+    """
+    lines = (_uncounted(found), _nearness(found), *_spread(found, busy=busy), *flips(found))
+    return [line for line in lines if line]
 
 
 def _uncounted(found: list[Cost]) -> str:
@@ -196,12 +201,13 @@ def _grouped(found: list[Cost]) -> list[tuple[tuple[str, str], list[Cost]]]:
     return list(groups.items())
 
 
-def _spread(found: list[Cost]) -> list[str]:
+def _spread(found: list[Cost], *, busy: bool) -> list[str]:
     """What the models differ in although something else is equal: the widest ratio of each other cost."""
     told = []
+    axes = [axis for axis in AXES if not (busy and axis == "time")]
     for (by, task), group in _grouped(found):
         parts = []
-        for axis in AXES:
+        for axis in axes:
             known = sorted((c for c in group if math.isfinite(c.of(axis))), key=lambda c: c.of(axis))
             if axis != by and len(known) > 1 and known[-1].of(axis) > 1.5 * known[0].of(axis):
                 ratio = known[-1].of(axis) / known[0].of(axis)

@@ -53,6 +53,7 @@ from seqbench.report.task import Task
 from seqbench.report.verdict import compare, headline, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_BUSY_CORES = 0.5  # kept busy by others, from which times are no ratios to speak of
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
 def fair(sweep: Sweep, grid: list[Cell], timed: pd.DataFrame) -> dict[str, Any]:
     """What the section on fairness and noise shows."""
     ledger = fairness.costs(sweep, grid, timed)
+    others = facts.others_busy(sweep)
     return {
         "settings": tables.settings(sweep),
         "tuning": tuning.table(sweep),
@@ -174,10 +176,10 @@ def fair(sweep: Sweep, grid: list[Cell], timed: pd.DataFrame) -> dict[str, Any]:
         "responses": drawn(response.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
         "ledger": fairness.table(ledger),
         "kernels": fairness.kernels(sweep),
-        "ledger_words": fairness.words(ledger),
+        "ledger_words": fairness.words(ledger, busy=others is not None and others[1] > _BUSY_CORES),
         "identity": facts.data_identity(sweep),
         "environments": facts.environments(sweep),
-        "others_busy": facts.others_busy(sweep),
+        "others_busy": others,
     }
 
 

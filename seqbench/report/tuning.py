@@ -109,13 +109,20 @@ def edge(found: list[Trial], name: str) -> str:
     return "lowest" if one.lr == rates[0] else "highest"
 
 
+def changed(trial: Trial) -> str:
+    """What a trial set otherwise than the model's default, in words."""
+    return ", ".join(part for part in trial.others.split(", ") if part and not part.endswith("=default"))
+
+
 def warnings(sweep: Sweep) -> list[str]:
-    """Models whose best learning rate lies at an end of the range."""
+    """Models that tuning started differently, or whose best learning rate lies at an end of the range."""
     told = []
     for task in sweep.tasks:
         found = trials(sweep, task)
         for name in sweep.labels:
             one, end = best(found, name), edge(found, name)
+            if one is not None and (other := changed(one)):
+                told.append(f"Tuning found {other} for {name} on {task.key}: with that it was compared.")
             if one is not None and end:
                 way = "tuning.low" if end == "lowest" else "tuning.high"
                 told.append(
