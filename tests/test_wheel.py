@@ -47,9 +47,9 @@ def test_the_wheel_composes_and_refuses_without_the_checkout(wheel, python_in, t
         "assert seqbench.__file__.startswith(sys.argv[1]), seqbench.__file__; "
         "assert str(cli.conf_folder()).startswith(sys.argv[1]), cli.conf_folder(); "
         "jobs = cli.compose(['-m', 'model=lstm,gru', 'task=mqar']); "
-        "print(*[(j.model.name, j.task.name, j.train.lr) for j in jobs]); cli.main(['model=lstn'])"
+        "print(*[(j.model.name, j.task.name, j.train.tuned) for j in jobs]); cli.main(['model=lstn'])"
     )
     result = python_in(tmp_path, "-I", "-S", "-c", check, str(target), packages)  # -S: no editable install
-    assert result.stdout.startswith("('lstm', 'mqar', 0.01) ('gru', 'mqar', 0.01)"), result.stderr
+    assert result.stdout.startswith("('lstm', 'mqar', True) ('gru', 'mqar', True)"), result.stderr
     assert result.returncode == 2
     assert "did you mean 'lstm'?" in result.stderr
