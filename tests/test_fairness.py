@@ -49,7 +49,7 @@ def test_every_cost_has_its_rank(tmp_path):
 def test_the_closest_achievable_and_the_widest_spread_are_told(tmp_path):
     told = words(ledger(swept(tmp_path / "s", {"rnn": 0.5, "gru": 0.9}, by="flops")))
     assert "against the first model the closest achievable is gru 2.00 times (operations, order)" in told[0]
-    assert told[1] == "At equal operations on order, rnn 2.0 times the state of gru."
+    assert told[1] == "At equal operations on order, rnn has 2.0 times the state of gru."
 
 
 def test_disturbed_times_are_no_ratios_to_speak_of(tmp_path):

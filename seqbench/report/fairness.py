@@ -211,7 +211,8 @@ def _spread(found: list[Cost], *, busy: bool) -> list[str]:
             known = sorted((c for c in group if math.isfinite(c.of(axis))), key=lambda c: c.of(axis))
             if axis != by and len(known) > 1 and known[-1].of(axis) > 1.5 * known[0].of(axis):
                 ratio = known[-1].of(axis) / known[0].of(axis)
-                parts.append(f"{known[-1].label} {ratio:.1f} times the {AXES[axis][1]} of {known[0].label}")
+                least, most = known[0].label, known[-1].label
+                parts.append(f"{most} has {ratio:.1f} times the {AXES[axis][1]} of {least}")
         if parts and by in AXES:
             told.append(f"At equal {AXES[by][1]} on {task}, {words_list(parts)}.")
     return told
