@@ -21,7 +21,7 @@ bench: $(VENV)/.bench  ## set up, compare five models on the built-in tasks, say
 	$(python) -m seqbench -m model=$(MODELS) $(ARGS)
 
 test: $(VENV)/.test  ## set up with the test tools and run the tests
-	$(python) -m pytest -n auto --dist loadscope $(ARGS)
+	$(python) -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.lint  ## ruff, its formatter and mypy --strict
 	$(python) -m ruff check

@@ -24,8 +24,8 @@ from seqbench.cli import compose
 from seqbench.config import Job
 from seqbench.layers.base import Bidirectional
 from seqbench.layers.recurrent import ElmanLayer, GRULayer, LSTMLayer
-from seqbench.match import solve_width
-from seqbench.network import Network, answer_loss
+from seqbench.match import Place, solve_width
+from seqbench.network import answer_loss
 from seqbench.probes.base import NotApplicable
 from seqbench.registry import plugins
 from seqbench.tasks.base import Data, GeneratedTask
@@ -101,9 +101,8 @@ def test_layer(benchmark, group, name):
 
 def training_step(job: Job, data: Data) -> Callable[[], None]:
     """A training step with its logging, on batches that lie ready."""
-    sizes = (data.vocabulary_size, data.classes)
-    width = solve_width(job, *sizes, data.features)
-    network = Network(job.model, job.network, *sizes, width, data.features)
+    place = Place.of(data)
+    network = place.network(job, solve_width(job, place))
     stepper = Stepper(network, job.train, steps=1_000_000)
     ready = [batch.tensors() for batch in itertools.islice(data.train(job.train.batch_size), 8)]
     batches = itertools.cycle(ready)
@@ -144,13 +143,13 @@ def paired_seconds(model: str, length: int, rounds: int = 40) -> tuple[list[floa
     """CPU seconds of ten steps without and with the log, taken in turns."""
     [job] = compose([f"model={model}", "task=temporal_order", f"task.lengths=[{length}]"])
     data = job.task.open(0, Path())
-    sizes = (data.vocabulary_size, data.classes)
-    width = solve_width(job, *sizes)
+    place = Place.of(data)
+    width = solve_width(job, place)
     ready = [batch.tensors() for batch in itertools.islice(data.train(job.train.batch_size), 8)]
     steppers = []
     for kind in (Bare, Stepper):
         torch.manual_seed(0)
-        steppers.append(kind(Network(job.model, job.network, *sizes, width), job.train, steps=1_000_000))
+        steppers.append(kind(place.network(job, width), job.train, steps=1_000_000))
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
@@ -183,8 +182,8 @@ def test_a_probe_beside_training_steps(name, probe, capsys):
     [job] = compose([f"model={name}", "task=temporal_order", "task.lengths=[128]"])
     data = job.task.open(0, Path())
     step = training_step(job, data)
-    sizes = (data.vocabulary_size, data.classes)
-    network, batch = Network(job.model, job.network, *sizes, solve_width(job, *sizes)), data.probe(16)
+    place, batch = Place.of(data), data.probe(16)
+    network, batch = place.network(job, solve_width(job, place)), batch.marked(job.task.relevant(batch))
     try:
         ratios = []
         for _ in range(5):
