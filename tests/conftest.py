@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from seqbench.batch import Batch, pad
 from seqbench.config import Job, NetworkConfig, checked
@@ -73,6 +74,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with an argument ``model`` runs for every variant, so a new model is tested by existing."""
     if "model" in metafunc.fixturenames:
         metafunc.parametrize("model", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def gradients(output: Tensor, *wanted: Tensor) -> list[Tensor]:
+    """Gradients of a random (but reproducible) linear functional of ``output``, zero where there is none."""
+    weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
+    scalar = (output * weights).sum()
+    scalar = scalar.real if scalar.is_complex() else scalar
+    return list(torch.autograd.grad(scalar, wanted, allow_unused=True, materialize_grads=True))
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Everything in double precision, from the same random numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture

@@ -24,13 +24,7 @@ STAGES = ["parameter_free", "query_key_value", "multi_head", "residual", "block"
 Ladder, Transformer = lookup("model", "attention"), lookup("model", "transformer")
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(params=[True, False], ids=["causal", "both ways"])

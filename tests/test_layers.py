@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from conftest import gradients
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -22,19 +23,7 @@ B, T, D, H = 3, 7, 4, 5
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
-
-
-def gradients(output: Tensor, *wanted: Tensor) -> list[Tensor]:
-    """Gradients of a random (but reproducible) linear functional of ``output``."""
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-    return list(torch.autograd.grad((output * weights).sum(), wanted))
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:

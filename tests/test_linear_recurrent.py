@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import gradients
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -26,21 +27,7 @@ NAMES = ["mingru", "minlstm", "lru", "s4d", "rglru"]
 REAL, COMPLEX = torch.float64, torch.complex128
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
-
-
-def gradients(output: Tensor, *wanted: Tensor) -> list[Tensor]:
-    """Gradients of a random (but reproducible) linear functional of ``output``, zero where there is none."""
-    weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
-    scalar = (output * weights).sum()
-    scalar = scalar.real if scalar.is_complex() else scalar
-    return list(torch.autograd.grad(scalar, wanted, allow_unused=True, materialize_grads=True))
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def assert_same(ours: list[Tensor], theirs: list[Tensor], atol: float = 1e-12, rtol: float = 0.0) -> None:

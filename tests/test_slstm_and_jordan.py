@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import gradients
 from torch import Tensor
 
 from seqbench.errors import UsageError
@@ -18,19 +19,7 @@ E = H // HEADS
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
-
-
-def gradients(output: Tensor, *wanted: Tensor) -> list[Tensor]:
-    """Gradients of a random (but reproducible) linear functional of ``output``."""
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-    return list(torch.autograd.grad((output * weights).sum(), wanted))
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 # Jordan

@@ -14,13 +14,7 @@ B, T, D, H = 2, 40, 5, 6
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def slow(convolution: CausalConvolution, x_BTH: Tensor) -> Tensor:

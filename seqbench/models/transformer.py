@@ -23,9 +23,45 @@ _STAGES: dict[str, dict[str, Any]] = {  # how each step of the ladder differs fr
 }
 
 
+class Attending:
+    """What the settings ``heads`` and ``causal`` mean to a model."""
+
+    name: str
+    heads: int
+    causal: bool
+    hidden: int | None
+    bidirectional: bool
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether an output may depend on later inputs."""
+        return not self.causal
+
+    @property
+    def width_multiple(self) -> int:
+        """Heads share the width, and rotary positions turn pairs of channels."""
+        return 2 * self.heads
+
+    def check(self) -> None:
+        """Refuse a second direction, and a width that heads cannot share.
+
+        Raises:
+            UsageError: with the setting to change.
+        """
+        if self.bidirectional:
+            raise UsageError(
+                "model.bidirectional=true: attention reads both directions with model.causal=false"
+            )
+        if self.hidden is not None and self.hidden % self.width_multiple:
+            raise UsageError(
+                f"model.hidden={self.hidden}: must be a multiple of {self.width_multiple} "
+                f"(2 x model.heads={self.heads})"
+            )
+
+
 @register("model")
 @dataclass
-class Transformer(Blocks):
+class Transformer(Attending, Blocks):
     """Transformer encoder, pre-norm by default (Vaswani et al. 2017; Xiong et al. 2020).
 
     GELU in the feed-forward part, rotary positions and the usual start of ``nn.Linear``; the first paper has
@@ -37,18 +73,6 @@ class Transformer(Blocks):
     causal: bool = setting(True, "each position sees only itself and what came before")
     positions: str = setting("rotary", "how positions enter", choices=_POSITIONS)
 
-    @property
-    def looks_ahead(self) -> bool:
-        return not self.causal
-
-    @property
-    def width_multiple(self) -> int:
-        return 2 * self.heads
-
-    def check(self) -> None:
-        """Refuse settings that cannot be built."""
-        _refuse(self, self.width_multiple, f"2 x model.heads={self.heads}")
-
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.attention import Attention
 
@@ -57,7 +81,7 @@ class Transformer(Blocks):
 
 @register("model")
 @dataclass
-class AttentionLadder(ModelConfig):
+class AttentionLadder(Attending, ModelConfig):
     """Self-attention in five steps, from no parameters to a Transformer block (Raschka et al. 2022)."""
 
     name: str = "attention"
@@ -76,18 +100,6 @@ class AttentionLadder(ModelConfig):
         128, "learned positions in the table; later steps share the last", unit="steps", minimum=1
     )
 
-    @property
-    def looks_ahead(self) -> bool:
-        return not self.causal
-
-    @property
-    def width_multiple(self) -> int:
-        return 2 * self.heads
-
-    def check(self) -> None:
-        """Refuse settings that cannot be built."""
-        _refuse(self, self.width_multiple, f"2 x model.heads={self.heads}")
-
     def build(self, width_in: int, hidden: int) -> Encoder:
         from seqbench.layers.attention import Attention, ParameterFree
         from seqbench.layers.blocks import BlockEncoder
@@ -102,15 +114,3 @@ class AttentionLadder(ModelConfig):
             return Attention(hidden, heads=config.heads, out=self.stage != "query_key_value", **kind)
 
         return BlockEncoder(width_in, hidden, config, mixer)
-
-
-def _refuse(model: Any, multiple: int, why: str) -> None:
-    """Refuse a second direction, and a width that heads cannot share.
-
-    Raises:
-        UsageError: with the setting to change.
-    """
-    if model.bidirectional:
-        raise UsageError("model.bidirectional=true: attention reads both directions with model.causal=false")
-    if model.hidden is not None and model.hidden % multiple:
-        raise UsageError(f"model.hidden={model.hidden}: must be a multiple of {multiple} ({why})")
