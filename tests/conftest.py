@@ -63,6 +63,11 @@ def model_variants() -> dict[str, ModelConfig]:
     variants["tcn+kernel_size=2"] = lookup("model", "tcn")(kernel_size=2, layers=3)
     variants["hybrid+jordan+tcn"] = lookup("model", "hybrid")(mixers=["jordan", "tcn", "attention"])
     variants["hybrid+stateful"] = lookup("model", "hybrid")(mixers=["lstm", "slstm"], layers=2)
+    for name in ("rglru", "mamba2", "deltanet"):
+        variants[f"{name}+convolution=0"] = lookup("model", name)(convolution=0)
+    for name in ("mlstm", "transformer", "tcn"):
+        variants[f"{name}+convolution=3"] = lookup("model", name)(convolution=3, layers=2)
+    variants["hybrid+convolution"] = lookup("model", "hybrid")(mixers=["gru", "mamba2"], convolution=2)
     variants["rnn+relu"] = lookup("model", "rnn")(nonlinearity="relu", init="identity")
     return variants
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from seqbench.cost import state_values
 from seqbench.errors import UsageError
 from seqbench.network import build_encoder
 from seqbench.registry import lookup, plugins
@@ -99,3 +100,32 @@ def test_a_slip_on_the_command_line_names_the_nearest_mixer(seqbench):
     done = seqbench("model=hybrid", "model.mixers=[gru,transformers]", "task=mqar")
     assert done.returncode == 2
     assert "no mixer 'transformers'; did you mean 'transformer'?" in done.stderr + done.stdout
+
+
+def test_a_convolution_stands_between_norm_and_mixer(float64):
+    block = build_encoder(Hybrid(mixers=["gru"], convolution=3), D, H).blocks[0]
+    x = torch.randn(2, 7, H)
+    behind = build_encoder(Hybrid(mixers=["gru"]), D, H).blocks[0]
+    behind.load_state_dict({k: v for k, v in block.state_dict().items() if not k.startswith("convolution")})
+    seen = torch.nn.functional.pad(block.norms[0](x), (0, 0, 2, 0))
+    short = block.convolution.short
+    convolved = short.bias + sum(seen[:, i : i + 7] * short.weight[:, i] for i in range(3))
+    y = x + behind.mixer(convolved)[0]
+    expected = y + block.feedforward(block.norms[1](y))
+    assert torch.allclose(block(x, None, None)[0], expected, atol=1e-12)
+
+
+def test_a_part_with_a_convolution_inside_gets_no_second_one():
+    model = Hybrid(mixers=["mamba2", "gru", "rglru"], convolution=3)
+    assert [block.convolution is None for block in build_encoder(model, D, H).blocks] == [True, False, True]
+    nowhere = lookup("model", "deltanet")(convolution=0)
+    assert not [m for m in build_encoder(nowhere, D, H).modules() if type(m).__name__ == "ShortConvolution"]
+
+
+@pytest.mark.parametrize("name", ["mlstm", "tcn", "lru"])
+def test_what_a_convolution_keeps_counts_as_state(name, make_network, make_batch):
+    def kept(convolution: int) -> int:
+        network = make_network(lookup("model", name)(convolution=convolution, layers=2))
+        return state_values(network, make_batch([7]).tensors())
+
+    assert kept(4) - kept(0) == 2 * 3 * make_network(lookup("model", name)()).encoder.width_out

@@ -40,9 +40,12 @@ def test_a_tcn_layer_equals_the_slow_sum(kernel_size, dilation):
     torch.testing.assert_close(layer(x)[0], expected, **EXACT)
 
 
-@pytest.mark.parametrize(("kernel_size", "layers", "steps"), [(2, 3, 15), (3, 2, 13), (3, 3, 29), (4, 1, 7)])
-def test_the_gradient_is_exactly_zero_beyond_the_receptive_field(kernel_size, layers, steps):
-    model = lookup("model", "tcn")(kernel_size=kernel_size, layers=layers)
+@pytest.mark.parametrize(
+    ("kernel_size", "layers", "convolution", "steps"),
+    [(2, 3, 0, 15), (3, 2, 0, 13), (3, 3, 0, 29), (4, 1, 0, 7), (2, 2, 4, 13), (3, 1, 1, 5)],
+)
+def test_the_gradient_is_exactly_zero_beyond_the_receptive_field(kernel_size, layers, convolution, steps):
+    model = lookup("model", "tcn")(kernel_size=kernel_size, layers=layers, convolution=convolution)
     for dtype in (torch.float32, torch.float64):
         encoder = build_encoder(model, D, H).to(dtype)
         assert model.receptive_field == encoder.receptive_field == steps

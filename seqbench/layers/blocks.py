@@ -1,4 +1,4 @@
-"""Blocks around any layer that mixes steps: norm, residual, feed-forward, and positions at the entrance.
+"""Blocks around any layer that mixes steps: norm, residual, convolution, feed-forward, and positions.
 
 A mixer is an :class:`Encoder` that writes as many channels as it reads: attention, a recurrence, a
 convolution. What stands around it is the same for all of them.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from seqbench.layers.base import Encoder
+from seqbench.layers.convolution import Convolution
 from seqbench.layers.positions import Learned, Sinusoidal
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class BlockEncoder(Encoder):
     """Input projection (only where widths differ), positions, blocks, final norm (pre-norm only).
 
-    Its state is the list of its mixers' states; there is none where a mixer has none, or where added
+    Its state is the list of its blocks' states; there is none where a block has none, or where added
     positions tie a step to its place in the sequence.
 
     Args:
@@ -35,10 +36,11 @@ class BlockEncoder(Encoder):
         self.width_out = hidden
         self.enter = nn.Identity() if width_in == hidden else nn.Linear(width_in, hidden)
         self.positions = added_positions(config, hidden)
-        self.blocks = nn.ModuleList([Block(hidden, config, mixer(n)) for n in range(config.layers)])
+        blocks = [Block(hidden, config, mixer(n), config.convolved(n)) for n in range(config.layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.leave = nn.LayerNorm(hidden) if config.norm == "pre" else nn.Identity()
         self.causal = all(mixer.causal for mixer in self.mixers)
-        fields = [mixer.receptive_field for mixer in self.mixers]
+        fields: list[Any] = [field for block in blocks for field in block.receptive_fields]
         self.receptive_field = None if None in fields else 1 + sum(field - 1 for field in fields)
 
     @property
@@ -52,9 +54,10 @@ class BlockEncoder(Encoder):
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Each mixer's names, after its block where there are several."""
+        """Each block's names, after its number where there are several."""
         several = len(self.blocks) > 1
-        pairs = enumerate(self.mixers, start=1)
+        blocks: list[Any] = list(self.blocks)
+        pairs = enumerate(blocks, start=1)
         return tuple(f"{n} {name}" if several else name for n, one in pairs for name in one.state_names)
 
     def forward(
@@ -70,13 +73,18 @@ class BlockEncoder(Encoder):
 
 
 class Block(nn.Module):
-    """A mixer and, perhaps, a feed-forward part, each with norm and residual as the configuration says."""
+    """A mixer and, perhaps, a feed-forward part, each with norm and residual as the configuration says.
 
-    def __init__(self, hidden: int, config: Blocks, mixer: Encoder) -> None:
+    Args:
+        convolution: steps that a convolution between the norm and the mixer sees; 0: none.
+    """
+
+    def __init__(self, hidden: int, config: Blocks, mixer: Encoder, convolution: int = 0) -> None:
         super().__init__()
         if mixer.width_out != hidden:
             raise ValueError(f"a mixer must write what it reads: {hidden} channels, not {mixer.width_out}")
         inner = max(1, round(hidden * config.feedforward_ratio)) if config.feedforward_ratio else 0
+        self.convolution = Convolution(hidden, convolution) if convolution else None
         self.mixer = mixer
         parts = [nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden)] if inner else []
         self.feedforward = nn.Sequential(*parts)
@@ -85,12 +93,36 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.pre, self.residual = config.norm == "pre", config.residual
 
+    @property
+    def sequence(self) -> list[Encoder]:
+        """What looks at other steps, in order."""
+        return [part for part in (self.convolution, self.mixer) if part is not None]
+
+    @property
+    def receptive_fields(self) -> list[int | None]:
+        """How far each part of the sequence sees."""
+        return [part.receptive_field for part in self.sequence]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the tensors of its state are called."""
+        return tuple(name for part in self.sequence for name in part.state_names)
+
     def forward(self, x_BTH: Tensor, mask_BT: Tensor | None, state: Any) -> tuple[Tensor, Any]:
-        y_BTH, state = self.mixer(self._before(0, x_BTH), mask_BT=mask_BT, state=state)
+        y_BTH, state = self._mixed(self._before(0, x_BTH), mask_BT, state)
         x_BTH = self._after(0, x_BTH, y_BTH)
         if len(self.feedforward):
             x_BTH = self._after(1, x_BTH, self.feedforward(self._before(1, x_BTH)))
         return x_BTH, state
+
+    def _mixed(self, x_BTH: Tensor, mask_BT: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        if self.convolution is None:
+            mixed: tuple[Tensor, Any] = self.mixer(x_BTH, mask_BT=mask_BT, state=state)
+            return mixed
+        recent, state = (None, None) if state is None else state
+        x_BTH, recent = self.convolution(x_BTH, mask_BT=mask_BT, state=recent)
+        x_BTH, state = self.mixer(x_BTH, mask_BT=mask_BT, state=state)
+        return x_BTH, None if state is None else (recent, state)
 
     def _before(self, index: int, x_BTH: Tensor) -> Tensor:
         normed: Tensor = self.norms[index](x_BTH) if self.pre else x_BTH

@@ -5,9 +5,13 @@ Shape letters: B batch, T time, C channels, W width of the filter in steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from seqbench.layers.base import Encoder
 
 
 class ShortConvolution(nn.Module):
@@ -34,3 +38,28 @@ class ShortConvolution(nn.Module):
         image_BC1S, filters_C11W = seen_BSC.transpose(1, 2).unsqueeze(2), self.weight[:, None, None]
         y_BC1T = F.conv2d(image_BC1S, filters_C11W, self.bias, groups=len(self.bias))
         return y_BC1T.squeeze(2).transpose(1, 2), seen_BSC[:, x_BTC.shape[1] :]
+
+
+def convolved(
+    convolution: ShortConvolution | None, x_BTC: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The convolved sequence and the state after it; the sequence alone where there is no convolution."""
+    return (x_BTC,) if convolution is None else convolution(x_BTC, state)
+
+
+class Convolution(Encoder):
+    """The same as a layer of its own, which any mixer can follow."""
+
+    kernel = "convolution of each channel"
+    state_names = ("recent inputs",)
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.width_out, self.receptive_field = hidden, width
+        self.short = ShortConvolution(hidden, width)
+
+    def forward(
+        self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        convolved: tuple[Tensor, Tensor] = self.short(x_BTD, state)
+        return convolved

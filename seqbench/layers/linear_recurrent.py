@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqbench.layers.base import Encoder
-from seqbench.layers.convolution import ShortConvolution
+from seqbench.layers.convolution import ShortConvolution, convolved
 from seqbench.layers.linrec import linrec
 
 _SCAN = "two-level scan (torch)"
@@ -243,6 +243,7 @@ class RGLRULayer(Encoder):
     Its state: h, and the last 3 inputs of the convolution.
 
     Args:
+        convolution: steps that it sees; 0 leaves it out.
         min_decay, max_decay: sigmoid(Lambda)^c, what is kept at r = 1, starts uniform between them, as in the
             paper (the authors' code, recurrentgemma, draws sigmoid(Lambda) from there: it forgets c times
             as fast).
@@ -250,17 +251,20 @@ class RGLRULayer(Encoder):
 
     POWER = 8.0
     kernel = _SCAN
-    state_names = ("state", "inputs")
 
-    def __init__(self, hidden: int, *, min_decay: float, max_decay: float) -> None:
+    def __init__(self, hidden: int, *, min_decay: float, max_decay: float, convolution: int = 4) -> None:
         super().__init__()
         self.width_out = hidden
         self.enter = nn.Linear(hidden, 2 * hidden)
-        self.convolution = ShortConvolution(hidden, 4)
+        self.convolution = ShortConvolution(hidden, convolution) if convolution else None
         self.gate = nn.Linear(hidden, 2 * hidden)
         rate_H = -torch.empty(hidden).uniform_(min_decay, max_decay).log() / self.POWER
         self.decay_logit = nn.Parameter(-rate_H.expm1().log())  # Lambda, from softplus(-Lambda) = rate
         self.leave = nn.Linear(hidden, hidden)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("state", "recent inputs") if self.convolution else ("state",)
 
     def prepare(self, u_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Recurrence gate r, input gate i, what is kept a, and what is added."""
@@ -273,17 +277,17 @@ class RGLRULayer(Encoder):
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
-        h_BH, inputs_B3H = (None, None) if state is None else state
+        h_BH, *recent = (None,) if state is None else state
         v_BTH, open_BTH = self.enter(x_BTD).chunk(2, dim=2)
-        u_BTH, inputs_B3H = self.convolution(v_BTH, inputs_B3H)
+        u_BTH, *recent = convolved(self.convolution, v_BTH, *recent)
         _, _, keep_BTH, add_BTH = self.prepare(u_BTH)
         h_BTH = linrec(keep_BTH, add_BTH, h_BH)
-        return self.leave(h_BTH * F.gelu(open_BTH)), (h_BTH[:, -1], inputs_B3H)
+        return self.leave(h_BTH * F.gelu(open_BTH)), (h_BTH[:, -1], *recent)
 
     @torch.no_grad()
     def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
         """Gates and state, each ``(B, T, H)``, for probes; the forget gate is a_t, what is kept."""
-        u_BTH, _ = self.convolution(self.enter(x_BTD)[..., : self.width_out])
+        u_BTH = convolved(self.convolution, self.enter(x_BTD)[..., : self.width_out])[0]
         recurrence, enter, keep, add = self.prepare(u_BTH)
         gates = {"recurrence gate": recurrence, "input gate": enter, "forget gate": keep}
         return {**gates, "state": linrec(keep, add)}

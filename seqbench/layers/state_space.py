@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqbench.layers.chunk import decay_chunks, delta_chunks
-from seqbench.layers.convolution import ShortConvolution
+from seqbench.layers.convolution import ShortConvolution, convolved
 from seqbench.layers.matrix_state import MatrixState, joined
 
 Range = tuple[float, float]
@@ -67,7 +67,17 @@ def softplus(x: Tensor) -> Tensor:
     return -F.logsigmoid(-x)
 
 
-class Mamba2Layer(MatrixState):
+class Convolving(MatrixState):
+    """A matrix state behind a short convolution, or without one."""
+
+    convolution: ShortConvolution | None
+
+    @property
+    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("memory", "recent inputs") if self.convolution else ("memory",)
+
+
+class Mamba2Layer(Convolving):
     """The Mamba-2 mixer (Dao & Gu 2024, 2405.21060, section 7 and figure 6).
 
     z, (v, B, C), dt = linear maps of x; (v, B, C) = silu(short convolution). Per head, with g_t and dt_t from
@@ -80,9 +90,8 @@ class Mamba2Layer(MatrixState):
     Args:
         expand: channels inside / H.
         state_size: E.
+        convolution: W; 0 leaves it out.
     """
-
-    state_names = ("memory", "recent inputs")
 
     def __init__(
         self,
@@ -100,7 +109,7 @@ class Mamba2Layer(MatrixState):
         self.widths = [inner, inner + 2 * state_size, heads]
         self.parts = [inner, state_size, state_size]
         self.enter = nn.Linear(hidden, sum(self.widths), bias=False)
-        self.convolution = ShortConvolution(self.widths[1], convolution)
+        self.convolution = ShortConvolution(self.widths[1], convolution) if convolution else None
         self.forgetting = Forgetting(heads, initial)
         self.skip = nn.Parameter(torch.ones(heads))
         self.norm = nn.RMSNorm(inner, eps=eps)
@@ -110,15 +119,16 @@ class Mamba2Layer(MatrixState):
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
         z_BTI, mixed_BTC, dt_BTK = self.enter(x_BTD).split(self.widths, dim=2)
-        mixed_BTC, recent = self.convolution(mixed_BTC, None if state is None else state[1])
+        memory, *recent = (None,) if state is None else state
+        mixed_BTC, *recent = convolved(self.convolution, mixed_BTC, *recent)
         v_BTI, b_BTE, c_BTE = F.silu(mixed_BTC).split(self.parts, dim=2)
         v_BKTV = self.apart(v_BTI)
-        before = self.empty(x_BTD, b_BTE.shape[2], v_BKTV.shape[3]) if state is None else state[0]
+        before = self.empty(x_BTD, b_BTE.shape[2], v_BKTV.shape[3]) if memory is None else memory
         dt_BKT, log_g_BKT = self.forgetting(dt_BTK)
         k_BKTE = dt_BKT.unsqueeze(3) * b_BTE.unsqueeze(1)  # narrower than v, which dt might scale as well
         y_BKTV, after = decay_chunks(c_BTE.unsqueeze(1), k_BKTE, v_BKTV, log_g_BKT, before)
         y_BTI = joined(torch.addcmul(y_BKTV, self.skip[:, None, None], v_BKTV))
-        return self.out(self.norm(y_BTI * F.silu(z_BTI))), (after, recent)
+        return self.out(self.norm(y_BTI * F.silu(z_BTI))), (after, *recent)
 
     @torch.no_grad()
     def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
@@ -223,7 +233,7 @@ def turned(x: Tensor, angle: Tensor) -> Tensor:
     return torch.cat([both.flatten(-2), rest], dim=-1)
 
 
-class DeltaNetLayer(MatrixState):
+class DeltaNetLayer(Convolving):
     """DeltaNet, and with ``initial`` Gated DeltaNet.
 
     S_t = (I - beta_t k_t k_t^T) g_t S_{t-1} + beta_t k_t v_t^T and y_t = S_t^T q_t / sqrt(E): what the memory
@@ -265,20 +275,13 @@ class DeltaNetLayer(MatrixState):
         self.norm = nn.RMSNorm(hidden // heads, eps=eps)
         self.out = nn.Linear(hidden, hidden, bias=False)
 
-    @property
-    def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("memory", "recent inputs") if self.convolution else ("memory",)
-
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
-        recent: tuple[Tensor, ...] = ()
-        qkv_BTC = self.qkv(x_BTD)
-        if self.convolution is not None:
-            qkv_BTC, last = self.convolution(qkv_BTC, None if state is None else state[1])
-            recent = (last,)
+        memory, *recent = (None,) if state is None else state
+        qkv_BTC, *recent = convolved(self.convolution, self.qkv(x_BTD), *recent)
         q, k, v = (self.apart(part) for part in F.silu(qkv_BTC).chunk(3, dim=2))
-        before = self.empty(x_BTD, k.shape[3], v.shape[3]) if state is None else state[0]
+        before = self.empty(x_BTD, k.shape[3], v.shape[3]) if memory is None else memory
         beta_BKT, log_g_BKT = self.strengths(x_BTD)
         y_BKTV, after = delta_chunks(
             unit(q, 1 / math.sqrt(q.shape[3])), unit(k), v, beta_BKT, log_g_BKT, before

@@ -63,6 +63,8 @@ class ModelConfig:
 class Blocks(ModelConfig):
     """Settings of models that stack blocks around a mixer of steps; a subclass implements :meth:`mixer`."""
 
+    convolves_inside: ClassVar[bool] = False  # its mixer has the convolution of its paper, with this width
+
     layers: int = setting(2, "stacked blocks", minimum=1)
     feedforward_ratio: float = setting(
         2.0, "inner width of the feed-forward part / width; 0: no such part", minimum=0.0
@@ -71,6 +73,9 @@ class Blocks(ModelConfig):
         "pre", "normalise before or after each sub-layer, or never", choices=("pre", "post", "none")
     )
     residual: bool = setting(True, "add the input of each sub-layer to its output")
+    convolution: int = setting(
+        0, "steps that a short causal convolution before the mixer sees; 0: none", unit="steps", minimum=0
+    )
     positions: str = setting(
         "none", "positions added to the input", choices=("none", "sinusoidal", "learned")
     )
@@ -83,10 +88,25 @@ class Blocks(ModelConfig):
         """Build the mixer of one block: ``hidden`` channels in and out; ``number`` counts from 0."""
         raise NotImplementedError
 
+    def convolved(self, number: int) -> int:
+        """Steps that the convolution before a block's mixer sees; 0: there is none, or inside the mixer."""
+        return 0 if self.convolves_inside else self.convolution
+
     def build(self, width_in: int, hidden: int) -> Encoder:
         from seqbench.layers.blocks import BlockEncoder
 
         return BlockEncoder(width_in, hidden, self, lambda number: self.mixer(hidden, number))
+
+
+@dataclass
+class Convolving(Blocks):
+    """Settings of blocks whose mixer has a short convolution inside, where its paper puts it."""
+
+    convolves_inside: ClassVar[bool] = True
+
+    convolution: int = setting(
+        4, "steps that the short causal convolution inside the mixer sees; 0: none", unit="steps", minimum=0
+    )
 
 
 def ordered(model: ModelConfig, low: str, high: str) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Hybrid(Blocks):
     """A list of other models' layers, one per block, each with its own model's defaults.
 
-    What stands around a layer (norm, residual, feed-forward part) is the hybrid's own, for all alike.
+    What stands around a layer (norm, residual, feed-forward part) is the hybrid's own, for all alike; so is
+    a convolution before it, but for layers that have one inside.
     """
 
     name: str = "hybrid"
@@ -39,7 +40,15 @@ class Hybrid(Blocks):
 
     def parts(self) -> list[ModelConfig]:
         """The configuration behind each mixer of the list: its model's defaults, one layer."""
-        return [lookup("model", name)(layers=1) for name in self.mixers]
+        return [self.part(number) for number in range(len(self.mixers))]
+
+    def part(self, number: int) -> ModelConfig:
+        """The configuration behind the mixer of one block."""
+        found: ModelConfig = lookup("model", self.mixers[number % len(self.mixers)])(layers=1)
+        return found
+
+    def convolved(self, number: int) -> int:
+        return 0 if getattr(self.part(number), "convolves_inside", False) else self.convolution
 
     def check(self) -> None:
         """Refuse what is no mixer, and a width that a part cannot have."""
@@ -58,7 +67,7 @@ class Hybrid(Blocks):
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         rounds, place = divmod(number, len(self.mixers))
-        config, name = self.parts()[place], self.mixers[place]
+        config, name = self.part(number), self.mixers[place]
         if not isinstance(config, Blocks):
             return config.build(hidden, hidden)
         like = rounds * self.mixers.count(name) + self.mixers[:place].count(name)  # blocks of its kind before

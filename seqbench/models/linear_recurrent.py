@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
-from seqbench.models.base import Blocks, ordered
+from seqbench.models.base import Blocks, Convolving, ordered
 from seqbench.registry import register
 from seqbench.schema import setting
 
@@ -108,7 +108,7 @@ class S4D(Blocks):
 
 @register("model")
 @dataclass
-class RGLRU(Blocks):
+class RGLRU(Convolving):
     """Real-Gated LRU after a short convolution, as in Griffin (De et al. 2024, 2402.19427)."""
 
     tuned_settings: ClassVar[Mapping[str, tuple[Any, ...]]] = {"min_decay": (0.9, 0.99)}
@@ -134,4 +134,6 @@ class RGLRU(Blocks):
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.linear_recurrent import RGLRULayer
 
-        return RGLRULayer(hidden, min_decay=self.min_decay, max_decay=self.max_decay)
+        return RGLRULayer(
+            hidden, min_decay=self.min_decay, max_decay=self.max_decay, convolution=self.convolution
+        )

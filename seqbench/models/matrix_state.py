@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seqbench.errors import UsageError
-from seqbench.models.base import Blocks, ordered
+from seqbench.models.base import Blocks, Convolving, ordered
 from seqbench.registry import register
 from seqbench.schema import setting
 
@@ -153,7 +153,7 @@ class MatrixLSTMModel(Heads):
 
 @register("model")
 @dataclass
-class Mamba2(Decaying):
+class Mamba2(Convolving, Decaying):
     """Mamba-2: state space with a scalar decay per head, short convolution, gate (Dao & Gu 2024).
 
     S_t = exp(-rate dt_t) S_{t-1} + dt_t B_t v_t^T, y_t = S_t^T C_t + d v_t; output norm(y * silu(z)).
@@ -164,7 +164,6 @@ class Mamba2(Decaying):
     name: str = "mamba2"
     state_size: int = setting(16, "width of B and C: rows of every head's matrix", minimum=1)
     expand: int = setting(2, "channels inside the mixer / width", minimum=1)
-    convolution: int = setting(4, "steps that the short causal convolution sees", unit="steps", minimum=1)
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.state_space import Mamba2Layer
@@ -208,9 +207,18 @@ class Mamba3(Timed):
         )
 
 
+@dataclass
+class Delta(Convolving, Heads):
+    """Settings of the delta rule, which replaces what the memory holds at a key."""
+
+    negative_eigenvalues: bool = setting(
+        False, "beta in (0, 2), so that the memory at a key can flip its sign"
+    )
+
+
 @register("model")
 @dataclass
-class DeltaNet(Heads):
+class DeltaNet(Delta):
     """DeltaNet: the value at a key is replaced, not added to (Yang et al. 2024).
 
     S_t = (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, |k_t| = 1.
@@ -219,12 +227,6 @@ class DeltaNet(Heads):
     """
 
     name: str = "deltanet"
-    convolution: int = setting(
-        4, "steps that the short causal convolution sees; 0: none", unit="steps", minimum=0
-    )
-    negative_eigenvalues: bool = setting(
-        False, "beta in (0, 2), so that the memory at a key can flip its sign"
-    )
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.state_space import DeltaNetLayer
@@ -236,7 +238,7 @@ class DeltaNet(Heads):
 
 @register("model")
 @dataclass
-class GatedDeltaNet(Decaying):
+class GatedDeltaNet(Delta, Decaying):
     """Gated DeltaNet: the delta rule with Mamba-2's decay and an output gate (Yang et al. 2024).
 
     S_t = (I - beta_t k_t k_t^T) g_t S_{t-1} + beta_t k_t v_t^T, y_t = S_t^T q_t, |k_t| = 1.
@@ -245,12 +247,6 @@ class GatedDeltaNet(Decaying):
     """
 
     name: str = "gated_deltanet"
-    convolution: int = setting(
-        4, "steps that the short causal convolution sees; 0: none", unit="steps", minimum=0
-    )
-    negative_eigenvalues: bool = setting(
-        False, "beta in (0, 2), so that the memory at a key can flip its sign"
-    )
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.state_space import DeltaNetLayer

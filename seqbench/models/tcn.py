@@ -32,8 +32,12 @@ class TCN(Blocks):
 
     @property
     def receptive_field(self) -> int:
-        """How many steps an output can depend on, itself included: 1 + 2 (kernel size - 1) (2^layers - 1)."""
-        return 1 + 2 * (self.kernel_size - 1) * ((1 << self.layers) - 1)
+        """How many steps an output can depend on, itself included: 1 + 2 (kernel size - 1) (2^layers - 1).
+
+        Each block's convolution before the mixer adds one less than it sees.
+        """
+        before = self.layers * max(0, self.convolution - 1)
+        return 1 + before + 2 * (self.kernel_size - 1) * ((1 << self.layers) - 1)
 
     def mixer(self, hidden: int, number: int) -> Encoder:
         from seqbench.layers.tcn import TCNLayer
