@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,10 @@ class MatchConfig:
         maximum=1e15,
     )
     rung: int | None = setting(
-        None, "rung of the task's ladder whose sequences count for all others; null: the highest", minimum=1
+        None,
+        "rung of the task's ladder whose sequences count for all others, by flops, state and time; null: the "
+        "highest",
+        minimum=1,
     )
     reference: Any = setting(None, "settings of the model that is matched to; the sweep's first one")
 
@@ -84,7 +88,7 @@ class MatchConfig:
         return self.by in ("flops", "state", "time")
 
     def check(self) -> None:
-        """Fill in the usual number of parameters; refuse a target in seconds, or of nothing."""
+        """Fill in the usual number of parameters; refuse a target of seconds or nothing, an idle rung."""
         if self.by == "params" and self.target is None:
             self.target = PARAMETERS
         if self.by == "time" and self.target is not None:
@@ -94,6 +98,11 @@ class MatchConfig:
             )
         if self.by == "none" and self.target is not None:
             raise UsageError(f"match.target={self.target}: match.by=none makes nothing equal: leave one out")
+        if self.rung is not None and not self.measured:
+            raise UsageError(
+                f"match.rung={self.rung}: match.by={self.by} looks at no sequences: leave match.rung out, or "
+                "match by flops, state or time"
+            )
 
 
 @dataclass
@@ -133,6 +142,8 @@ class TuningConfig:
             raise UsageError(f"tuning.low={self.low:g}: must be less than tuning.high={self.high:g}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UsageError(f"tuning.seeds={self.seeds}: expected different seeds, like [1000,1001]")
+        if self.dir is not None and not self.dir.strip():
+            raise UsageError("tuning.dir=: expected a folder, like tuning.dir=tuned; or leave it out")
 
 
 @dataclass
@@ -176,6 +187,12 @@ class Job:
     sweep: str = setting("", "name of the folder below runs/; empty: made from the command")
     runs_dir: str = setting("runs", "where records are written")
     reports_dir: str = setting("reports", "where reports are written")
+    report: str = setting(
+        "full",
+        "what is written: the full report, a lesson for students from the same records (NAME.lesson.html), "
+        "or both",
+        choices=("full", "lesson", "both"),
+    )
     cache_dir: str | None = setting(None, "prepared data sets; null: the user's cache folder")
     force: bool = setting(False, "redo runs that are already finished")
     fail_fast: bool = setting(False, "stop the sweep at the first run that does not end well")
@@ -197,7 +214,9 @@ class Job:
                 f"network.embedding=onehot: the inputs of '{self.task.name}' are numbers, not tokens: "
                 "leave it out"
             )
-        if ladder is not None and self.match.measured and self.match.rung not in (None, *values):
+        if self.match.rung is not None and ladder is None:
+            raise UsageError(f"match.rung={self.match.rung}: '{self.task.name}' has no ladder: leave it out")
+        if ladder is not None and self.match.rung not in (None, *values):
             raise UsageError(f"match.rung={self.match.rung}: not one of task.{ladder}={values}")
         if self.match.by == "state" and self.model.looks_ahead:
             raise UsageError(
@@ -224,8 +243,8 @@ class Job:
 
 # Settings that say where and how often, not what: they do not change a run's identity.
 _NOT_IDENTITY = (
-    "seeds", "workers", "sweep", "runs_dir", "reports_dir", "cache_dir", "force", "fail_fast", "limit",
-    "checkpoint_s", "canaries", "tune", "tuning",
+    "seeds", "workers", "sweep", "runs_dir", "reports_dir", "report", "cache_dir", "force", "fail_fast",
+    "limit", "checkpoint_s", "canaries", "tune", "tuning",
 )  # fmt: skip
 
 
@@ -257,9 +276,10 @@ def seed_list(value: Any) -> list[int]:
 
 
 def name_reference(job: Job, jobs: list[Job]) -> None:
-    """Say what a job is matched to, where that is another model's cost: the first on the same task.
+    """Say what a job is matched to, where that is another model's cost: on which rung, and whose.
 
-    A canary, which costs next to nothing, is taken only where there is nothing else.
+    Raises:
+        UsageError: somebody has said so already.
     """
     if job.match.reference is not None:
         raise UsageError("match.reference: cannot be given: name the model that others are matched to first")
@@ -268,9 +288,18 @@ def name_reference(job: Job, jobs: list[Job]) -> None:
     ladder = job.task.ladder
     if ladder is not None and job.match.rung is None:
         job.match.rung = max(getattr(job.task, ladder), default=None)
-    if job.match.target is None:
-        first = min((one for one in jobs if one.task.name == job.task.name), key=lambda one: one.model.canary)
-        job.match.reference = dataclasses.asdict(first.model)
+    job.match.reference = reference_of(job, jobs)
+
+
+def reference_of(job: Job, jobs: Sequence[Job]) -> dict[str, Any] | None:
+    """Settings of the model whose cost a job is matched to: the first on the same task; None without one.
+
+    A canary, which costs next to nothing, is taken only where there is nothing else.
+    """
+    if not job.match.measured or job.match.target is not None:
+        return None
+    first = min((one for one in jobs if one.task.name == job.task.name), key=lambda one: one.model.canary)
+    return dataclasses.asdict(first.model)
 
 
 def at_matched_rung(job: Job) -> Job:

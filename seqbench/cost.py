@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from seqbench.batch import TensorBatch
@@ -102,6 +103,38 @@ def _kept(leaf: nn.Module, output: tuple[Tensor, Any], steps: int) -> int | None
         return int(cache(steps))
     state = tensors(output[1])
     return sum(leaf.numel() for leaf in state) if state else None
+
+
+class _Operators(TorchDispatchMode):
+    """Notes every operator that reaches the dispatcher, in order, with what decides how long it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append(f"{func}{_shapes([*args, *(kwargs or {}).items()])}")
+        return func(*args, **(kwargs or {}))
+
+
+def _shapes(value: Any) -> Any:
+    """Arguments as far as they decide the cost: shapes and types of tensors, whole numbers, words."""
+    if isinstance(value, Tensor):
+        return (str(value.dtype), *value.shape)
+    if isinstance(value, list | tuple):
+        return [_shapes(part) for part in value]
+    return value if isinstance(value, int | str | None) else type(value).__name__
+
+
+def computation(network: Network, batch: TensorBatch) -> list[str]:
+    """What a forward pass in training computes, whatever its weights are: two that are equal cost the same.
+
+    Shapes are enough: network and batch may be on the meta device.
+    """
+    seen = _Operators()
+    with torch.no_grad(), seen:
+        network.train()(batch)
+    return seen.calls
 
 
 def train_step_s(network: Network, batch: TensorBatch) -> float:

@@ -124,16 +124,35 @@ class Pool:
         Raises:
             UsageError: a device or the data cannot be used.
         """
-        process = self._context.Process(target=_prepare, args=(Sealed.of(jobs), failure))
+        code = self._aside(_prepare, jobs, failure)
+        if code != 0:
+            raise UsageError(f"preparing the data ended with {_in_words(code)}")
+
+    def solve_widths(self, units: list[Unit], failure: Path) -> None:
+        """Solve the widths of all networks in a child; ``failure`` is where it leaves a reason.
+
+        A child that dies or hangs over it tells nothing: the runs will, one by one, in their records.
+
+        Raises:
+            UsageError: what was to be made equal is out of a model's reach.
+        """
+        self._aside(_solve_widths, units, failure, units[0].job.limit.time_s)
+
+    def _aside(
+        self, work: Callable[[Sealed, Path], None], content: Any, failure: Path, limit_s: float | None = None
+    ) -> int | None:
+        """Do something in a child before the first run; gives its exit code, None where it took too long."""
+        process = self._context.Process(target=work, args=(Sealed.of(content), failure))
         try:
             process.start()
-            process.join()
+            process.join(limit_s)
         except (OSError, EOFError) as error:
             raise UsageError(f"no child process could be started: {error}") from error
+        if (code := process.exitcode) is None:
+            end_group(process)
         if failure.exists():
             raise UsageError(failure.read_text(encoding="utf-8"))
-        if process.exitcode != 0:
-            raise UsageError(f"preparing the data ended with {_in_words(process.exitcode)}")
+        return code
 
     def run(
         self, units: Sequence[Unit], tick: Callable[[list[Unit]], None]
@@ -230,6 +249,12 @@ def _prepare(sealed: Sealed, failure: Path) -> None:
     from seqbench.worker import prepare
 
     prepare(sealed.opened(), failure)
+
+
+def _solve_widths(sealed: Sealed, failure: Path) -> None:
+    from seqbench.worker import solve_widths
+
+    solve_widths(sealed.opened(), failure)
 
 
 def _outcome(child: Child) -> Run:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 
 from seqbench import locks, store
 from seqbench.batch import Batch, TensorBatch
-from seqbench.config import PARAMETERS, Job, MatchConfig, settings
-from seqbench.cost import forward_flops, state_values, train_step_s
+from seqbench.config import PARAMETERS, Job, MatchConfig, at_matched_rung, settings
+from seqbench.cost import computation, forward_flops, state_values, train_step_s
 from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
 from seqbench.network import Network, parameter_count
@@ -30,8 +33,19 @@ _WIDE = 256
 _LARGEST_WIDTH = 1 << 16
 _LARGEST_TIMED_WIDTH = 1 << 11
 _TIMED_PAIRS = 5
-_OUT_OF_REACH = 0.5
+_PROBE_SEED, _PROBE_EXAMPLES = 0, 16  # one width for all seeds
+_FARTHEST = 2.0  # what misses its target by more was not made equal
+_FARTHEST_TIME = 4.0  # noise must not decide whether a command runs
+_TRAINED_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two moments
 _MOST_BYTES = 1 << 20
+_COSTS = MappingProxyType(
+    {
+        "params": "parameters",
+        "flops": "operations of a forward pass",
+        "state": "numbers kept of a sequence",
+        "time": "times a training step",
+    }
+)
 
 Found = TypeVar("Found")
 
@@ -73,6 +87,25 @@ class Place:
         return self.probe.rows(0, rows or len(self.probe.ids_BT)).tensors(device)
 
 
+def width_of(job: Job, data: Data, cache: Path, device: torch.device, sweep: Path | None = None) -> int:
+    """The width of a run: the same for all seeds, and for the whole ladder where the task's sequences count.
+
+    Args:
+        data: of the run, for the sizes of its network.
+        cache: where prepared data sets are kept.
+        sweep: the sweep's folder, where widths that take long to solve are kept.
+
+    Raises:
+        UsageError: what was to be made equal is out of the model's reach.
+    """
+    place = Place.of(data, None, device, sweep)
+    if not job.match.measured or job.model.hidden is not None:
+        return solve_width(job, place)
+    whole = at_matched_rung(job)
+    probe = whole.task.open(_PROBE_SEED, cache).probe(_PROBE_EXAMPLES)
+    return solve_width(whole, dataclasses.replace(place, probe=probe))
+
+
 def solve_width(job: Job, place: Place) -> int:
     """The width whose network comes closest to what ``match`` asks for.
 
@@ -80,7 +113,7 @@ def solve_width(job: Job, place: Place) -> int:
     matched, also one that seqbench has never seen, without allocating its weights.
 
     Raises:
-        UsageError: the model, or the reference, has nothing to be matched by.
+        UsageError: the model, or the reference, has nothing to be matched by, or no width comes near.
     """
     multiple = job.model.width_multiple
     if job.model.hidden is not None:
@@ -97,14 +130,66 @@ def _solve(job: Job, place: Place) -> int:
     most = (_LARGEST_TIMED_WIDTH if timed else _LARGEST_WIDTH) // multiple
     if _has_no_width(job, place, multiple, most):
         return multiple
+    if timed and (own := _own_width(job, place)) is not None:
+        return own
     cost, target = _cost_and_target(job, place)
+    cost = functools.cache(cost)
     width = multiple * closest(lambda units: cost(units * multiple), target, most)
-    if width == multiple * most and (found := cost(width)) < _OUT_OF_REACH * target:
-        raise UsageError(
-            f"match.by={job.match.by}: out of reach: '{job.model.name}' comes to {found:.3g} of {target:.3g} "
-            f"at width {width}, the largest: choose a smaller match.target or first model"
-        )
+    _refuse_far(job, width, cost(width), target)
+    _refuse_large(job, place, width)
     return width
+
+
+def _refuse_far(job: Job, width: int, found: float, target: float) -> None:
+    """Refuse the closest that a model's widths allow where it was not made equal by any measure.
+
+    Raises:
+        UsageError: with the way out.
+    """
+    by, name, given = job.match.by, job.model.name, job.match.target is not None
+    farthest = _FARTHEST_TIME if by == "time" else _FARTHEST
+    if target / farthest <= found <= target * farthest:
+        return
+    whose = "" if given else f" of '{(job.match.reference or {}).get('name', name)}', the first model,"
+    ways = [] if given else ["name another model first"]
+    ways += [] if by == "time" else [f"choose a match.target near {found:.0f}"]
+    raise UsageError(
+        f"{_asked(job)}: out of reach: the closest that '{name}' comes to {_shown(target)} {_COSTS[by]}"
+        f"{whose} is {_shown(found)}, at width {width}: {', '.join([*ways, ''])}or leave '{name}' out"
+    )
+
+
+def _asked(job: Job) -> str:
+    """The setting that says what a job is to cost."""
+    target = job.match.target
+    return f"match.by={job.match.by}" if target is None else f"match.target={target}"
+
+
+def _shown(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 10 else f"{cost:.2g}"
+
+
+def _refuse_large(job: Job, place: Place, width: int) -> None:
+    """Refuse a network that cannot be trained in the memory there is, before any of it is taken.
+
+    Raises:
+        UsageError: with both sizes.
+    """
+    needed = _TRAINED_BYTES * _on_meta(job, place, width, lambda network, _: parameter_count(network))
+    there = _memory_bytes(torch.device(place.device))
+    if needed > there:
+        raise UsageError(
+            f"{_asked(job)}: out of reach: '{job.model.name}' at width {width} takes {needed / 2**30:.0f} "
+            f"GiB to train, gradients and AdamW's moments included, and there are {there / 2**30:.0f}: "
+            "choose a smaller match.target, or another first model"
+        )
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Memory of a device as a whole."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _has_no_width(job: Job, place: Place, multiple: int, most: int) -> bool:
@@ -131,6 +216,24 @@ def _reference(job: Job) -> Job:
     named = job.match.reference
     model: ModelConfig = job.model if named is None else lookup("model", named["name"])(**named)
     return dataclasses.replace(job, model=model, match=MatchConfig(target=PARAMETERS))
+
+
+def _own_width(job: Job, place: Place) -> int | None:
+    """The reference's width where a job computes what the reference does; None where it does not."""
+    mine, theirs, width = _computations(job, place)
+    return width if mine == theirs else None
+
+
+def _computations(job: Job, place: Place) -> tuple[list[str], list[str], int]:
+    """What a job and its reference compute, at (nearly) the width of the reference; and that width."""
+    reference, multiple = _reference(job), job.model.width_multiple
+    width = solve_width(reference, place)
+    alike = max(multiple, width // multiple * multiple)
+    mine, theirs = (
+        _on_meta(one, place, at, lambda network, device: computation(network, place.batch(device, 1)))
+        for one, at in ((job, alike), (reference, width))
+    )
+    return mine, theirs, width
 
 
 def _parameters(job: Job, place: Place, width: int) -> int:
@@ -187,15 +290,26 @@ class _Ratio:
 
 
 def _remembered(job: Job, place: Place, folder: Path) -> int:
-    """The width that another seed of the sweep found, or a new one, which is noted for the others."""
-    key = store.digest({name: settings(job)[name] for name in ("model", "network", "match", "task")})
+    """The width that an earlier run of the sweep found, or a new one, which is noted for the others.
+
+    A measured time is never the same twice: whatever computes the same (and only starts with other weights)
+    gets one width, so that tuning and comparison speak of the same network.
+    """
+    groups = ("model", "network", "match", "task", "device")
+    key = store.digest({name: settings(job)[name] for name in groups})
     path = folder / WIDTHS_FILE
     with locks.file_lock(folder / f"{WIDTHS_FILE}.lock"):
         known = _read(path)
         if key not in known:
-            known[key] = _solve(job, place)
+            alike = _alike(job, place) if job.match.by == "time" else key
+            known[key] = known[alike] = known.get(alike) or _solve(job, place)
             store.write_file(path, json.dumps(known, indent=1, sort_keys=True).encode())
         return known[key]
+
+
+def _alike(job: Job, place: Place) -> str:
+    """A hash of what is computed, and where: jobs that share it take the same time."""
+    return store.digest({"computed": _computations(job, place), "device": str(place.device)})
 
 
 def _read(path: Path) -> dict[str, int]:

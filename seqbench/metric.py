@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -79,6 +79,43 @@ SQUARED_ERROR = Metric(
 )  # fmt: skip
 BITS = Metric("bits per character", "bits/char", higher=False, best=0.0, most=1e3, margin=0.02)
 METRICS: Mapping[str, Metric] = MappingProxyType({m.name: m for m in (ACCURACY, SQUARED_ERROR, BITS)})
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How scores compare: ``floors`` are levels that need no learning, differences up to ``tie`` are none."""
+
+    metric: Metric = ACCURACY
+    floors: tuple[float, ...] = ()
+    tie: float = ACCURACY.margin
+
+    @classmethod
+    def over(cls, metric: Metric, rungs: Sequence[Mapping[str, float]]) -> Scale:
+        """The scale of scores that are means over rungs, from the exact floors of each rung, by name."""
+        names = [name for name in (rungs[0] if rungs else {}) if all(name in levels for levels in rungs)]
+        floors = tuple(sum(levels[name] for levels in rungs) / len(rungs) for name in names)
+        ties = [metric.tolerance(levels) for levels in rungs] or [metric.tolerance({})]
+        return cls(metric, floors, sum(ties) / len(ties))
+
+    def at_floor(self, score: float) -> bool:
+        """Whether a score is that of a floor, or below all of them."""
+        worse = bool(self.floors) and all(self.metric.reaches(level, score) for level in self.floors)
+        return worse or any(abs(score - level) <= self.tie for level in self.floors)
+
+    def learned_nothing(self, score: float) -> bool:
+        """Whether a score is not clearly better than the worst floor."""
+        worst = (min if self.metric.higher else max)(self.floors, default=math.nan)
+        return not math.isnan(worst) and not self.clearly_better(score, worst)
+
+    def clearly_better(self, score: float, other: float) -> bool:
+        """Whether a score is better by more than a tie; any is better than none (NaN).
+
+        >>> Scale().clearly_better(0.53, 0.5), Scale().clearly_better(0.51, 0.5)
+        (True, False)
+        """
+        if math.isnan(score) or math.isnan(other):
+            return math.isnan(other) and not math.isnan(score)
+        return (score - other if self.metric.higher else other - score) > self.tie
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ import torch
 from seqbench import environment, kernel, records, store
 from seqbench.batch import UNSCORED, Batch
 from seqbench.checkpoint import Checkpoint
-from seqbench.config import Job, at_matched_rung, settings
+from seqbench.config import Job, settings
 from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.events import Events
 from seqbench.generate import generate
-from seqbench.match import Place, counted_costs, matched_parameters, solve_width
+from seqbench.match import Place, counted_costs, matched_parameters, width_of
 from seqbench.memory import PeakMeter, lift_memory_limit, limit_memory, peak_bytes
 from seqbench.network import Network, parameter_count
 from seqbench.plan import THREADS, Unit, cache_folder, ground_of
@@ -62,15 +62,9 @@ def build(
     Args:
         sweep: the sweep's folder, where widths that take long to solve are kept.
     """
-    place = Place.of(data, None, device, sweep)
-    if job.match.measured and job.model.hidden is None:
-        whole = at_matched_rung(job)  # one width for the whole ladder, also where other lengths are timed
-        probe = whole.task.open(seed, cache_folder(job)).probe(_PROBE_EXAMPLES)
-        width = solve_width(whole, dataclasses.replace(place, probe=probe))
-    else:
-        width = solve_width(job, place)
+    width = width_of(job, data, cache_folder(job), device, sweep)
     torch.manual_seed(number(seed, "init"))
-    return place.network(job, width).to(device), width
+    return Place.of(data).network(job, width).to(device), width
 
 
 class Moved(Exception):

@@ -77,7 +77,8 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
     """Run everything that is not done yet: with ``tune`` first the trials, then the comparison.
 
     Raises:
-        UsageError: the data of a task, or what was asked of tuning, cannot be used; nothing has been trained.
+        UsageError: the data of a task, or what was asked of tuning or matching, cannot be used; nothing
+            has been trained.
         KeyboardInterrupt: stopped by the user; what was running is recorded as interrupted.
     """
     studies = tune.studies(jobs, command)
@@ -89,8 +90,7 @@ def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
     if found is None:
         return work.swept()
     work.tell(found)
-    tuned = [finding.job for finding in found]
-    work.stage(lambda: tune.marked(plan(tuned, work.folder), found, work.folder))
+    work.stage(lambda: tune.marked(plan(tune.compared(found), work.folder), found, work.folder))
     return work.swept()
 
 
@@ -107,7 +107,7 @@ class Work:
         """Plan and run some units; says whether to go on (``fail_fast`` ends a sweep).
 
         Raises:
-            UsageError: the data of a task cannot be used.
+            UsageError: the data of a task cannot be used, or a model cannot be matched.
             KeyboardInterrupt: stopped by the user.
         """
         with locks.busy():
@@ -138,22 +138,29 @@ class Work:
         return whole
 
     def _prepare(self, todo: list[Unit]) -> None:
-        """Check the device, load and cache data sets: once, before anything is trained on them."""
-        wanted = {
-            store.digest({"task": settings(unit.job)["task"], "device": unit.job.device}): unit.job
-            for unit in todo
-        }
-        new = [job for key, job in wanted.items() if key not in self._prepared]
-        self._prepared |= set(wanted)
-        if not new:
-            return
+        """Check the device, cache data sets and solve widths: once, before anything is trained."""
+        data = self._new({_key(unit, "task"): unit for unit in todo})
+        networks = self._new(
+            {_key(unit, "task", "model", "network", "match"): unit for unit in _matched(todo)}
+        )
         try:
             with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
-                Pool(1).prepare(new, Path(scratch) / "failure.txt")
+                failure = Path(scratch) / "failure.txt"
+                if data:
+                    Pool(1).prepare([unit.job for unit in data], failure)
+                if not self.units and any(unit.job.match.by == "time" for unit in networks):
+                    say(self.console, "matching the time of a step: some seconds for each model")
+                if networks:
+                    Pool(1).solve_widths(networks, failure)
         except UsageError:
-            with contextlib.suppress(OSError):  # it holds what earlier commands left
-                self.folder.rmdir()
+            _take_back(self.folder)
             raise
+
+    def _new(self, wanted: dict[str, Unit]) -> list[Unit]:
+        """Units whose keys stand for what has not been prepared; from now on it counts as prepared."""
+        new = [unit for key, unit in wanted.items() if key not in self._prepared]
+        self._prepared |= set(wanted)
+        return new
 
     def tell(self, found: list[tune.Finding]) -> None:
         """Say what tuning chose, and write it where it holds for later commands too."""
@@ -169,6 +176,31 @@ class Work:
     def swept(self) -> Swept:
         """What was run."""
         return Swept(self.folder, frozenset(unit.folder.name for unit in self.units), tuple(self.left))
+
+
+def _key(unit: Unit, *groups: str) -> str:
+    """Some of a unit's settings, as a hash."""
+    jobs = [{name: settings(job)[name] for name in ("device", *groups)} for job in unit.jobs]
+    return store.digest({"jobs": jobs})
+
+
+def _matched(units: list[Unit]) -> list[Unit]:
+    """Units with a width to solve; canaries have none."""
+    return [
+        unit
+        for unit in units
+        if unit.job.match.by != "none" and unit.job.model.hidden is None and not unit.job.model.canary
+    ]
+
+
+def _take_back(folder: Path) -> None:
+    """Remove the folder of a sweep of which nothing was planned; one of earlier commands stays."""
+    with contextlib.suppress(OSError):
+        found = list(folder.iterdir())
+        if not any(path.is_dir() or path.name == records.PLAN_FILE for path in found):
+            for path in found:  # solved widths
+                store.remove(path)
+            folder.rmdir()
 
 
 def _opening(folder: Path, runs: int, reused: int, before: int) -> str:

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seqbench import schema, store, tuned_file
-from seqbench.config import Job, TrainConfig, settings
+from seqbench.config import Job, TrainConfig, reference_of, settings
 from seqbench.errors import UsageError
-from seqbench.metric import ACCURACY, METRICS, Metric
+from seqbench.metric import Scale
 from seqbench.models.base import ModelConfig
 from seqbench.plan import Unit, finished, plan, trial_units
-from seqbench.records import Run
+from seqbench.trials import Trial, ranked, scale_of, trial_of
 
 _KEPT_TO_THE_END = 2  # a choice needs two
 _EPOCHS_AT_LEAST = 0.001
-_CLEAR_LOSS = 0.01  # a share of the loss at the floor
 Stage = Callable[[list[Unit], str], bool]  # runs what is planned, says what it is; False: stop
 
 
@@ -42,35 +40,6 @@ class Round:
 
     trials: int
     share: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What came of one point in one round, over the task's rungs and the tuning seeds.
-
-    Attributes:
-        point: its number in the space.
-        score: mean of the runs' best validation scores; ``loss``: of their lowest validation losses.
-        steps: mean steps to solve; a run that did not solve counts with all of its steps.
-        solved: how many runs solved the task.
-        lost: why it counts as the worst, in words ("2 diverged"); empty when all runs are whole.
-    """
-
-    point: int
-    score: float = math.nan
-    loss: float = math.nan
-    steps: float = math.nan
-    solved: int = 0
-    lost: str = ""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How scores compare: ``floors`` are levels that need no learning, differences up to ``tie`` are none."""
-
-    metric: Metric = ACCURACY
-    floors: tuple[float, ...] = ()
-    tie: float = ACCURACY.margin
 
 
 @dataclass(frozen=True)
@@ -131,8 +100,21 @@ class Finding:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the lowest or the highest learning rate is the best."""
-        return self.best in (0, self.study.job.tune - 1)
+        """Whether the best is the lowest or the highest learning rate, and one beyond may be better.
+
+        That is where the model learned something, and clearly more than at the next rate, on the largest
+        budget that both got.
+        """
+        last = self.study.job.tune - 1
+        if self.best is None or self.best not in (0, last):
+            return False
+        inner = 1 if self.best == 0 else last - 1
+        scores = [{trial.point: trial.score for trial in trials} for _, trials in self.rounds]
+        mine = [one for one in scores if self.best in one]
+        both = [one for one in mine if inner in one]
+        if not both or self.scale.at_floor(mine[-1][self.best]):
+            return False
+        return self.scale.clearly_better(both[-1][self.best], both[-1][inner])
 
     @property
     def job(self) -> Job:
@@ -188,53 +170,6 @@ def budget(train: TrainConfig, share: float) -> TrainConfig:
     return dataclasses.replace(train, steps=max(1, round(train.steps * share)), epochs=epochs)
 
 
-def ranked(trials: Sequence[Trial], scale: Scale) -> list[Trial]:
-    """Trials, the best first; those that failed stand at the end.
-
-    The better validation score wins. Scores within the metric's margin of the best are told apart by what
-    says more there: by the steps to solve where any run solved the task; at a floor as :func:`_at_the_floor`
-    says, so that noise does not drop who has not begun to learn.
-    """
-    sign = -1 if scale.metric.higher else 1
-    left = sorted((t for t in trials if not t.lost), key=lambda t: (sign * t.score, t.loss, t.point))
-    found: list[Trial] = []
-    while left:
-        tied = [t for t in left if abs(t.score - left[0].score) <= scale.tie]
-        if any(t.solved for t in tied):
-            tied.sort(key=lambda t: (t.steps, t.loss, t.point))
-        elif _is_floor(left[0].score, scale):
-            tied = _at_the_floor(tied, found)
-        else:
-            tied = left[:1]
-        found += tied
-        left = [t for t in left if t not in tied]
-    return found + [t for t in trials if t.lost]
-
-
-def _at_the_floor(tied: Sequence[Trial], better: Sequence[Trial]) -> list[Trial]:
-    """Trials whose scores say nothing, in the order in which to go on with them.
-
-    A clearly lower loss says that learning has begun. Of the others those nearest to the best come first;
-    where nothing has begun at all, they are taken from all over the range, its middle first.
-    """
-    usual = statistics.median(t.loss for t in tied)
-    found = sorted((t for t in tied if t.loss < (1 - _CLEAR_LOSS) * usual), key=lambda t: (t.loss, t.point))
-    left = sorted((t for t in tied if t not in found), key=lambda t: t.point)
-    if best := [*better, *found][:1]:
-        return found + sorted(left, key=lambda t: (abs(t.point - best[0].point), t.point))
-    found = [left.pop((len(left) - 1) // 2)]
-    while left:
-        apart = [min(abs(t.point - other.point) for other in found) for t in left]
-        found.append(left.pop(apart.index(max(apart))))
-    return found
-
-
-def _is_floor(score: float, scale: Scale) -> bool:
-    """Whether a score is that of a floor, or below all of them."""
-    worse = bool(scale.floors) and all(scale.metric.reaches(level, score) for level in scale.floors)
-    return worse or any(abs(score - level) <= scale.tie for level in scale.floors)
-
-
 def studies(jobs: Sequence[Job], words: Sequence[str]) -> list[Study]:
     """The searches that a command asks for; none where it does not tune.
 
@@ -251,13 +186,32 @@ def studies(jobs: Sequence[Job], words: Sequence[str]) -> list[Study]:
             f"tune={jobs[0].tune} with {min(fixed)}: tuning chooses the learning rate: leave one of them out"
         )
     tuned_file.check_folder(jobs[0])
-    found: dict[str, Study] = {}
+    found = []
     for job in jobs:
         names = (job.task.name, job.model.name)
         alike = [one.model for one in jobs if (one.task.name, one.model.name) == names]
-        study = _study(job, alike, keys)
-        found.setdefault(study.base, study)
-    return list(found.values())
+        _check_rounds(job)
+        found.append(_study(job, alike, keys))
+    neutral = _matched([study.job for study in found])
+    found = [dataclasses.replace(study, job=job) for study, job in zip(found, neutral, strict=True)]
+    return list({study.base: study for study in reversed(found)}.values())[::-1]
+
+
+def _check_rounds(job: Job) -> None:
+    """Refuse rounds of equal length: a second one would only repeat the first.
+
+    Raises:
+        UsageError: with the most halvings that the budget allows.
+    """
+    most = job.tuning.halvings
+    spent = [budget(job.train, 0.5**number) for number in range(most + 1)]
+    lengths = [one.steps if one.epochs is None else one.epochs for one in spent]
+    fine = next((number for number in range(most) if lengths[number] == lengths[number + 1]), most)
+    if fine < most:
+        raise UsageError(
+            f"tuning.halvings={most}: {_budget_in_words(job.train)} can be halved {fine} times, then rounds "
+            f"are equally long: choose tuning.halvings={fine}, or train longer"
+        )
 
 
 def _study(job: Job, alike: Sequence[ModelConfig], keys: set[str]) -> Study:
@@ -340,55 +294,24 @@ def _judge(finding: Finding, units: Mapping[int, list[Unit]], share: float) -> N
     finding.rounds.append((budget(finding.study.job.train, share), ranked(trials, finding.scale)))
 
 
-def trial_of(point: int, runs: Sequence[Run | None], metric: Metric) -> Trial:
-    """A trial from the records of its runs; None stands for one that failed."""
-    scores = [_number(run, "best_valid_score") for run in runs]
-    lost = [_loss_in_words(run, score) for run, score in zip(runs, scores, strict=True)]
-    counts = {words: lost.count(words) for words in lost if words}
-    told = ", ".join(f"{count} of {len(runs)} {words}" for words, count in counts.items())
-    if told or not runs:
-        return Trial(point, lost=told or "no runs")
-    solved = [run.metrics.get("solved_step") for run in runs if run is not None]
-    steps = [_number(r, "steps") if s is None else float(s) for r, s in zip(runs, solved, strict=True)]
-    return Trial(
-        point,
-        score=_mean(scores),
-        loss=_mean([_number(run, "best_valid_loss") for run in runs]),
-        steps=_mean(steps),
-        solved=sum(step is not None for step in solved),
-    )
+def compared(found: Sequence[Finding]) -> list[Job]:
+    """The jobs of the comparison, matched (where another's cost counts) to the first as it was tuned."""
+    return _matched([finding.job for finding in found])
 
 
-def _loss_in_words(run: Run | None, score: float) -> str:
-    if run is None or run.status != "done":
-        return "diverged" if run is not None else "failed"
-    return "" if math.isfinite(score) else "without a score"
-
-
-def _number(run: Run | None, name: str) -> float:
-    value = run.metrics.get(name) if run is not None else None
-    return math.nan if value is None or isinstance(value, str) else float(value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def scale_of(runs: Sequence[Run]) -> Scale:
-    """How to compare scores on a task, from the cards of runs on its rungs; floors are means over rungs."""
-    cards = {run.rung: run.card for run in runs}
-    metric = METRICS.get(str(next(iter(cards.values())).get("metric")), ACCURACY)
-    levels = [card.get("floors") or {} for card in cards.values()]
-    names = [name for name in levels[0] if all(name in one for one in levels)]
-    tie = _mean([metric.tolerance(one) for one in levels])
-    return Scale(metric, tuple(_mean([float(one[name]) for one in levels]) for name in names), tie)
+def _matched(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs that are matched to the first of them, instead of to a model as it was before."""
+    return [
+        dataclasses.replace(job, match=dataclasses.replace(job.match, reference=reference_of(job, jobs)))
+        for job in jobs
+    ]
 
 
 def marked(units: list[Unit], found: Sequence[Finding], sweep: Path) -> list[Unit]:
     """The units of a comparison, with what each has in common with its trials."""
     bases = {
         unit.identity: finding.study.base
-        for finding in found
-        for unit in plan([dataclasses.replace(finding.job, canaries=False)], sweep)
+        for finding, job in zip(found, compared(found), strict=True)
+        for unit in plan([dataclasses.replace(job, canaries=False)], sweep)
     }
     return [dataclasses.replace(unit, base=bases.get(unit.identity, "")) for unit in units]

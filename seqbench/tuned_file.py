@@ -16,7 +16,8 @@ from seqbench.errors import UsageError
 from seqbench.secret import mask
 
 if TYPE_CHECKING:
-    from seqbench.tune import Finding, Point, Trial
+    from seqbench.trials import Trial
+    from seqbench.tune import Finding, Point
 
 _CODE = Path(seqbench.__file__).resolve().parent
 # Where such a key is typed, a choice does not hold for the command without it.

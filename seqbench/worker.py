@@ -23,12 +23,14 @@ import pyarrow.parquet
 import torch
 
 from seqbench import environment, locks, records, store
-from seqbench.config import Job
+from seqbench.config import Job, settings
 from seqbench.errors import UsageError
+from seqbench.match import width_of
 from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished
 from seqbench.recorder import Recorder, pick_device
 from seqbench.records import Run
 from seqbench.registry import plugins
+from seqbench.tasks.base import Data
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -129,3 +131,43 @@ def prepare(jobs: list[Job], failure: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         failure.write_text(f"task '{job.task.name}': {type(error).__name__}: {error}", encoding="utf-8")
+
+
+def solve_widths(units: list[Unit], failure: Path) -> None:
+    """Entry point of the child that solves the width of every network once, before anything is trained.
+
+    What is out of reach is left in the file ``failure``. What else goes wrong here goes wrong again in the
+    run, whose record says what it was.
+    """
+    os.setsid()
+    _die_with_parent()
+    _print_to(Path(os.devnull))
+    torch.set_num_threads(THREADS)
+    environment.keep_freed_memory()
+    plugins("model"), plugins("task")
+    opened: dict[str, Data] = {}
+    solved: set[str] = set()
+    for unit in units:
+        try:
+            with locks.busy():
+                _solve_width(unit, opened, solved)
+        except UsageError as error:
+            failure.write_text(str(error), encoding="utf-8")
+            return
+        except Exception:
+            traceback.print_exc()
+
+
+def _solve_width(unit: Unit, opened: dict[str, Data], solved: set[str]) -> None:
+    """Solve the widths of a unit's networks; ``solved`` and ``opened`` tell what units before it did."""
+    for job in unit.jobs:
+        plain, cache = settings(job), cache_folder(job)
+        task = store.digest({"task": plain["task"]})
+        if task not in opened:
+            opened[task] = job.task.open(unit.seed, cache)
+        data = opened[task]
+        sizes = [data.vocabulary_size, data.classes, data.features]
+        key = store.digest({"sizes": sizes, **{name: plain[name] for name in ("model", "network", "match")}})
+        if key not in solved:
+            width_of(job, data, cache, pick_device(job.device), unit.folder.parent)
+            solved.add(key)

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import time
 
 import pytest
 import torch
+from faults.observe import runs_below
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqbench import match
+from seqbench import isolate, match
 from seqbench.batch import pad
 from seqbench.config import Job, at_matched_rung, checked, name_reference
 from seqbench.cost import forward_flops
 from seqbench.errors import UsageError
-from seqbench.match import UNMATCHED_WIDTH, WIDTHS_FILE, Place, closest, matched_parameters, solve_width
+from seqbench.match import (
+    UNMATCHED_WIDTH,
+    WIDTHS_FILE,
+    Place,
+    closest,
+    matched_parameters,
+    solve_width,
+    width_of,
+)
+from seqbench.network import parameter_count
+from seqbench.plan import plan
 
 TASKS = {"temporal_order": Place(11, 9), "mqar": Place(25, 8)}  # sizes of the built-in default
 WIDTHLESS = {"bag", "constant"}
@@ -110,14 +123,14 @@ def test_operations_are_matched_to_the_first_model(make_job, name):
 
 
 def test_the_state_of_an_lstm_has_two_parts_and_a_cache_has_a_pair_per_step(make_job):
-    reference = make_job("rnn", model_options={"hidden": 96})
+    reference = make_job("rnn", model_options={"hidden": 8 * 2 * 2 * LENGTH})
     widths = {}
     for name in ("lstm", "gru", "transformer"):
         job = make_job(name, match={"by": "state"})
         name_reference(job, [reference, job])
-        job.match.reference = dataclasses.asdict(reference.model)
         widths[name] = solve_width(job, place())
-    assert widths == {"lstm": 48, "gru": 96, "transformer": 4}  # the least that two heads and rotation allow
+    cache = 2 * 2 * LENGTH  # keys and values of two layers
+    assert widths == {"lstm": 8 * cache // 2, "gru": 8 * cache, "transformer": 8}
 
 
 def test_a_target_may_be_named(make_job):
@@ -224,11 +237,118 @@ def test_a_canary_is_a_reference_only_where_there_is_nothing_else(make_job):
     assert alone.match.reference["name"] == "bag"
 
 
-@pytest.mark.parametrize("by", ["params", "flops", "state"])
-def test_a_target_beyond_the_largest_width_is_told_before_memory_is_taken(make_job, by):
-    job = make_job("lstm", match={"by": by, "target": 10**15})
-    with pytest.raises(UsageError, match=f"match.by={by}: out of reach: 'lstm' comes to .* at width 65536"):
+@pytest.mark.parametrize(
+    ("name", "match_options", "told"),
+    [
+        (
+            "lstm",
+            {"target": 10**15},
+            "match.target=1000000000000000: out of reach: the closest that 'lstm' comes",
+        ),
+        (
+            "gru",
+            {"by": "flops", "target": 10**15},
+            "comes to 1,000,000,000,000,000 operations .* at width 65536",
+        ),
+        (
+            "lstm",
+            {"by": "state", "target": 10**9},
+            "numbers kept of a sequence is 131,072, at width 65536: choose",
+        ),
+        (
+            "transformer",
+            {"target": 10},
+            "10 parameters is 593, at width 4: choose a match.target near 593, or ",
+        ),
+        ("lstm", {"by": "flops", "target": 10}, "10 operations of a forward pass is .*, at width 1: choose"),
+        ("transformer", {"by": "state", "target": 191}, "191 numbers kept of a sequence is 384, at width 4"),
+    ],
+)
+def test_a_target_out_of_reach_is_told_before_memory_is_taken(make_job, name, match_options, told):
+    with pytest.raises(UsageError, match=told) as refused:
+        solve_width(make_job(name, match=match_options), place())
+    assert "\n" not in str(refused.value)
+
+
+def test_the_closest_within_a_factor_of_two_is_taken(make_job):
+    job = make_job("transformer", match={"by": "state", "target": 192})
+    assert solve_width(job, place()) == 4  # keeps 384
+
+
+def test_a_first_model_out_of_reach_is_named_with_the_ways_out(make_job):
+    job = matched(make_job, "transformer", "state")
+    width = solve_width(make_job("rnn"), place())
+    told = (
+        f"match.by=state: out of reach: the closest that 'transformer' comes to {width} numbers .* of 'rnn'"
+    )
+    with pytest.raises(
+        UsageError, match=told + ".*: name another model first, choose a match.target near 384"
+    ):
         solve_width(job, place())
+
+
+def test_a_network_that_no_memory_holds_is_refused(make_job, monkeypatch):
+    job = make_job("transformer", match={"target": 10_000_000})
+    width = solve_width(job, place())
+    needed = 16 * parameter_count(place().network(job, width))
+    monkeypatch.setattr(match, "_memory_bytes", lambda _: needed)
+    assert solve_width(job, place()) == width
+    monkeypatch.setattr(match, "_memory_bytes", lambda _: needed - 1)
+    with pytest.raises(
+        UsageError, match=f"10000000: out of reach: 'transformer' at width {width} takes 0 GiB"
+    ):
+        solve_width(job, place())
+
+
+def test_a_time_is_refused_only_where_noise_could_not_be_the_reason(make_job, monkeypatch):
+    for times, refused in ((3.0, False), (5.0, True)):
+        step_s = lambda network, _, t=times: t if type(network.encoder).__name__ == "GRULayer" else 1.0  # noqa: E731
+        monkeypatch.setattr(match, "train_step_s", step_s)
+        if not refused:
+            assert solve_width(matched(make_job, "gru", "time"), place()) >= 1
+            continue
+        with pytest.raises(
+            UsageError, match="comes to 1 times a training step of 'rnn', the first model, is 5,"
+        ):
+            solve_width(matched(make_job, "gru", "time"), place())
+
+
+def test_what_computes_as_the_first_model_does_has_its_width_whatever_a_clock_says(make_job, monkeypatch):
+    monkeypatch.setattr(match, "train_step_s", lambda *_: pytest.fail("measured"))
+    width = solve_width(make_job("lstm"), place())
+    for bias in (None, 1.0, 3.0):
+        assert solve_width(matched(make_job, "lstm", "time", "lstm", forget_bias=bias), place()) == width
+
+
+def test_settings_that_only_change_the_start_are_timed_once_and_others_again(make_job, monkeypatch, tmp_path):
+    measured = []
+
+    def step_s(network, _batch):
+        measured.append(network)
+        return float(network.encoder.width_out)
+
+    monkeypatch.setattr(match, "train_step_s", step_s)
+    first = solve_width(matched(make_job, "gru", "time", update_bias=1.0), place(tmp_path))
+    assert measured
+    measured.clear()
+    assert solve_width(matched(make_job, "gru", "time", update_bias=3.0), place(tmp_path)) == first
+    assert not measured
+    solve_width(matched(make_job, "gru", "time", layers=2), place(tmp_path))
+    assert measured
+
+
+@pytest.mark.parametrize("by", ["flops", "state"])
+def test_the_width_of_a_run_does_not_depend_on_its_seed(make_job, by, tmp_path):
+    jobs = [make_job(n, match={"by": by}, task_options={"lengths": [8, 64]}) for n in ("gru", "transformer")]
+    name_reference(jobs[1], jobs)
+    job, cpu = jobs[1], torch.device("cpu")
+    if by == "state":
+        job.match.target, job.match.reference = 2_000, None
+    rungs = [dataclasses.replace(job, task=task) for task in job.task.rungs()]
+    widths = {
+        width_of(one, one.task.open(seed, tmp_path), tmp_path, cpu) for one in rungs for seed in range(3)
+    }
+    assert len(widths) == 1
 
 
 @pytest.mark.parametrize(
@@ -237,6 +357,11 @@ def test_a_target_beyond_the_largest_width_is_told_before_memory_is_taken(make_j
         ({"by": "flops", "rung": 7}, r"match.rung=7: not one of task.lengths=\[8, 16\]"),
         ({"by": "none", "target": 5}, "match.target=5: match.by=none makes nothing equal"),
         ({"by": "flops", "reference": {"name": "gru"}}, "match.reference: cannot be given"),
+        (
+            {"by": "params", "rung": 8},
+            "match.rung=8: match.by=params looks at no sequences: leave match.rung out",
+        ),
+        ({"by": "none", "rung": 8}, "match.rung=8: match.by=none looks at no sequences"),
     ],
 )
 def test_what_could_only_be_ignored_or_break_later_is_refused(make_job, options, told):
@@ -247,3 +372,111 @@ def test_what_could_only_be_ignored_or_break_later_is_refused(make_job, options,
 
     with pytest.raises(UsageError, match=told):
         composed()
+
+
+def test_a_rung_of_a_task_without_a_ladder_is_refused(make_job):
+    with pytest.raises(UsageError, match="match.rung=8: 'digits' has no ladder: leave it out"):
+        make_job("rnn", "digits", match={"by": "flops", "rung": 8})
+
+
+# Seen from the command line
+
+QUICK = [
+    "task=temporal_order", "task.lengths=[8]", "train.steps=2", "train.eval_every=2", "train.eval_examples=8",
+    "train.test_examples=8", "seeds=1", "canaries=false", "speed.enabled=false",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "match.target=100000000000",
+            "match.target=100000000000: out of reach: the closest that 'lstm' comes to",
+        ),
+        (
+            "match.target=10 tune=3",
+            "match.target=10: out of reach: the closest that 'lstm' comes to 10 parameters",
+        ),
+    ],
+)
+def test_what_no_width_reaches_is_one_line_before_anything_runs(seqbench, tmp_path, words, told):
+    done = seqbench("-m", "model=lstm,transformer", *QUICK, *words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.glob("runs/*")) == []
+
+
+@pytest.mark.slow
+def test_a_refused_command_leaves_what_earlier_ones_did(seqbench, tmp_path):
+    assert seqbench("model=rnn", *QUICK, "sweep=s").returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert seqbench("model=rnn", *QUICK, "sweep=s", "match.by=flops", "match.target=10").returncode == 2
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def sleep_for_long(*_: object) -> None:
+    time.sleep(600)
+
+
+def test_widths_that_take_longer_than_a_run_may_are_left_to_the_runs(make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(isolate, "_solve_widths", sleep_for_long)
+    units = plan([make_job(seeds=1, limit={"time_s": 1.0}, speed={"enabled": False})], tmp_path)
+    start = time.monotonic()
+    isolate.Pool(1).solve_widths(units, tmp_path / "failure")
+    assert 1.0 <= time.monotonic() - start < 100
+    assert not (tmp_path / "failure").exists()
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+@pytest.mark.slow
+def test_a_layer_that_dies_or_breaks_while_its_width_is_solved_is_a_record_like_any(run_python, tmp_path):
+    (tmp_path / "mine.py").write_text(DYING)
+    done = run_python("mine.py", "-m", "model=dies,breaks,rnn", *QUICK)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = {run.model: run for _, run in runs_below(tmp_path).values()}
+    assert {name: run.status for name, run in found.items()} == {
+        "dies": "failed",
+        "breaks": "failed",
+        "rnn": "done",
+    }
+    assert "exit code 7" in found["dies"].error["message"]
+    assert "no such layer" in found["breaks"].error["message"]
+
+
+DYING = """
+import os
+from dataclasses import dataclass
+
+from seqbench.cli import main
+from seqbench.models.recurrent import RNN
+from seqbench.registry import register
+
+
+@register("model")
+@dataclass
+class Dies(RNN):
+    "It ends its process."
+
+    name: str = "dies"
+
+    def build(self, width_in, hidden):
+        os._exit(7)
+
+
+@register("model")
+@dataclass
+class Breaks(RNN):
+    "It cannot be built."
+
+    name: str = "breaks"
+
+    def build(self, width_in, hidden):
+        raise ValueError("no such layer")
+
+
+if __name__ == "__main__":
+    main()
+"""

@@ -51,7 +51,7 @@ IDENTITY_CHANGES = {
 NO_CHANGES = {
     "seeds": [0, 1, 2], "workers": 7, "sweep": "name", "runs_dir": "elsewhere", "reports_dir": "there",
     "cache_dir": "here", "force": True, "fail_fast": True, "limit": {"time_s": 5.0, "memory_mib": 100.0},
-    "checkpoint_s": 1.0,
+    "checkpoint_s": 1.0, "report": "lesson",
 }  # fmt: skip
 
 

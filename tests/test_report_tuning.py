@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -37,15 +38,19 @@ def compared(model: str, lr: float, **changes: Any) -> Work:
 
 
 def usual(best: float = 0.01) -> list[Work]:
-    """Two models: four trials of 25 steps, two of 50, both seeds; gru diverges at the highest rate."""
+    """Two models: four trials of 25 steps, two of 50, both seeds; gru diverges at the highest rate.
+
+    At 25 steps the score falls by 0.1 from rate to rate away from 0.01, or from an end that is the best.
+    """
     work = [compared("rnn", best), compared("gru", 0.003)]
+    peak = RATES.index(best)
     for model, seed in itertools.product(("rnn", "gru"), (1000, 1001)):
         for rate in RATES:
             lost = model == "gru" and rate == 0.03 and seed == 1001
-            score = 0.5 + 0.1 * RATES.index(rate) + 0.02 * (seed - 1000)
+            score = 0.8 - 0.1 * abs(RATES.index(rate) - peak) + 0.02 * (seed - 1000)
             work.append(trial(model, rate, score, seed=seed, status="diverged" if lost else "done"))
-        last = sorted({best if model == "rnn" else 0.003, 0.01})
-        work += [trial(model, rate, 0.7, 50, seed) for rate in last]
+        own = best if model == "rnn" else 0.003
+        work += [trial(model, rate, 0.75 if rate == own else 0.70, 50, seed) for rate in sorted({own, 0.01})]
     return work
 
 
@@ -80,7 +85,7 @@ def test_scores_are_means_over_seeds_and_lost_with_one_of_them(tmp_path):
         *(("rnn", 25, lr) for lr in RATES), ("rnn", 50, 0.01), *(("gru", 25, lr) for lr in RATES),
         ("gru", 50, 0.003), ("gru", 50, 0.01),
     ]  # fmt: skip
-    assert [round(t.score, 3) for t in found[:4]] == [0.51, 0.61, 0.71, 0.81]
+    assert [round(t.score, 3) for t in found[:4]] == [0.61, 0.71, 0.81, 0.71]
     assert math.isnan(found[8].score)
     assert (found[8].lost, found[8].runs) == (1, 2)
     assert [t.lr for t in found if t.chosen] == [0.01, 0.01, 0.003, 0.003]
@@ -97,11 +102,73 @@ def test_the_best_at_an_end_of_the_range_is_a_warning(tmp_path, best, end, way):
     assert [w.startswith(wanted) and way in w for w in found] == ([True] if end else [])
     [task] = sweep.tasks
     told = response.shows(tuning.trials(sweep, task), task, sweep.labels)
-    assert (f"the {end} that was tried" in told) == bool(end)
-    assert f"rnn {best:g} (0.70)" in told
-    assert "gru 0.003 (0.70)" in told
+    assert f"rnn {best:g} (0.75){f', {end} tried' if end else ''};" in told
+    assert "gru 0.003 (0.75)" in told
     assert "Diverged or failed: 1 of gru." in told
     assert told.startswith("4 trials for each model.")
+
+
+CHANCE, BAG = 0.125, 0.667  # the floors of the card
+
+
+def searched(scores: dict[float, Any], chosen: float, steps: int = 25) -> list[Work]:
+    """One model's trials on one budget, by learning rate; None diverged."""
+    return [
+        compared("rnn", chosen),
+        *(trial("rnn", lr, s, steps, status="diverged" if s is None else "done") for lr, s in scores.items()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "remark"),
+    [
+        ({0.001: 0.40, 0.01: 0.50, 0.1: 0.60}, 0.1, "highest tried"),
+        ({0.001: 0.60, 0.01: 0.50, 0.1: 0.40}, 0.001, "lowest tried"),
+        ({0.001: 0.40, 0.01: 0.59, 0.1: 0.60}, 0.1, ""),  # a tie with the rate before it
+        ({0.001: 0.99, 0.01: 1.00, 0.1: 1.00}, 0.1, ""),  # all solved it
+        ({0.001: 0.60, 0.01: None, 0.1: None}, 0.001, "lowest tried"),  # what diverged is worse
+        ({0.001: 0.60, 0.01: 0.50, 0.1: 0.40}, 0.01, ""),
+        ({0.001: 0.12, 0.01: 0.11, 0.1: 0.14}, 0.1, "nothing learned at any rate"),
+        ({0.001: None, 0.01: None, 0.1: 0.125}, 0.1, "nothing learned at any rate"),
+        ({0.001: 0.05, 0.01: 0.02, 0.1: 0.10}, 0.1, "nothing learned at any rate"),  # worse than chance
+        ({0.001: 0.40, 0.01: 0.50, 0.1: BAG}, 0.1, "no rate above the floors"),
+        ({0.001: 0.40, 0.1: 0.60}, 0.1, ""),  # two rates have no inside
+        ({0.001: None, 0.01: None, 0.1: None}, 0.1, ""),
+    ],
+)
+def test_an_edge_is_told_only_where_it_won_and_nothing_learned_where_no_rate_helps(
+    tmp_path, scores, chosen, remark
+):
+    sweep = sweep_of(tmp_path, searched(scores, chosen))
+    [row] = tuning.table(sweep).rows
+    assert row[-1].text == remark
+    edges = [line for line in tuning.warnings(sweep) if line.startswith("Tuning chose")]
+    assert len(edges) == remark.endswith("tried")
+
+
+def test_an_edge_is_judged_on_the_largest_budget_that_both_rates_got(tmp_path):
+    half = searched({0.001: 0.30, 0.01: 0.50, 0.1: 0.60}, 0.1)
+    tied = [*half, *searched({0.01: 0.90, 0.1: 0.91}, 0.1, 50)[1:]]
+    assert tuning.warnings(sweep_of(tmp_path / "a", half)) != []
+    assert tuning.warnings(sweep_of(tmp_path / "b", tied)) == []
+    dropped = [
+        *half,
+        *searched({0.001: 0.2, 0.1: 0.91}, 0.1, 50)[1:],
+    ]  # its neighbour got the first half alone
+    assert tuning.warnings(sweep_of(tmp_path / "c", dropped)) != []
+
+
+def test_where_less_is_better_an_edge_is_judged_the_other_way_round(tmp_path):
+    errors = card(metric="mean squared error", floors={"predict the mean": 1 / 6})
+
+    def remark(name: str, *scores: float) -> str:
+        work = [(dataclasses.replace(run, card=errors), t) for run, t in searched(
+            dict(zip((0.001, 0.01, 0.1), scores, strict=True)), 0.1)]  # fmt: skip
+        return tuning.table(sweep_of(tmp_path / name, work)).rows[0][-1].text
+
+    assert remark("won", 0.12, 0.10, 0.05) == "highest tried"
+    assert remark("tie", 0.12, 0.101, 0.10) == ""
+    assert remark("floor", 0.1667, 0.168, 0.166) == "nothing learned at any rate"
 
 
 @pytest.mark.parametrize(("bias", "told"), [(3.0, "Tuning found forget_bias=3 for rnn on order"), (None, "")])
@@ -122,7 +189,7 @@ def test_the_table_counts_trials_budgets_and_what_was_lost(tmp_path):
     rows = {row[1].text: [cell.text for cell in row[2:]] for row in made.rows}
     times = "\N{MULTIPLICATION SIGN}"
     assert rows["rnn"] == [
-        "4", f"4 {times} 25, 2 {times} 50 steps", "0.001 to 0.03", "0.03", "", "0.700", "0",
+        "4", f"4 {times} 25, 2 {times} 50 steps", "0.001 to 0.03", "0.03", "", "0.750", "0",
         "highest tried",
     ]  # fmt: skip
     assert rows["gru"][-2:] == ["1", ""]

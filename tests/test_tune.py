@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from seqbench import cli, records, tune, tuned_file
-from seqbench.config import Job
+from seqbench.config import Job, name_reference
 from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY, SQUARED_ERROR
 from seqbench.plan import Unit, plan, trial_units
@@ -147,7 +147,25 @@ def finding(job: Job, *rows: list[Trial], words: tuple[str, ...] = ()) -> Findin
 
 @pytest.mark.parametrize(("best", "edge"), [(0, True), (1, False), (6, False), (7, True)])
 def test_the_edge_of_the_grid(job, best, edge):
-    assert finding(job(), [trial(best, 0.9), trial(3, 0.5)]).at_edge is edge
+    others = [trial(point, 0.8) for point in range(8) if point != best]
+    assert finding(job(), [trial(best, 0.9), *others]).at_edge is edge
+
+
+def test_an_edge_that_ties_with_the_rate_before_it_or_taught_nothing_is_none(job):
+    assert finding(job(), [trial(7, 0.91), trial(6, 0.89)]).at_edge is True
+    assert finding(job(), [trial(7, 0.90), trial(6, 0.89)]).at_edge is False
+    assert (
+        finding(job(), [trial(7, 1.0, steps=50, solved=2), trial(6, 1.0, steps=80, solved=2)]).at_edge
+        is False
+    )
+    assert finding(job(), [trial(7, 0.25), trial(6, 0.20)]).at_edge is False  # both at the floor
+    assert finding(job(), [trial(7, 0.40), Trial(6, lost="1 of 2 diverged")]).at_edge is True
+
+
+def test_an_edge_is_judged_on_the_largest_budget_that_both_rates_got(job):
+    first = [trial(7, 0.6), trial(6, 0.4), trial(5, 0.3)]
+    assert finding(job(), first, [trial(7, 0.95), trial(6, 0.94)]).at_edge is False
+    assert finding(job(), first, [trial(7, 0.95), trial(5, 0.94)]).at_edge is True
 
 
 def test_a_trial_that_fails_later_gives_its_place_to_the_next(job):
@@ -321,6 +339,38 @@ def test_a_file_of_an_earlier_tuning_fixes_nothing_and_changes_nothing(job, tmp_
     assert studies([job("gru", train={"steps": 5})], [])[0].base != before[0].base
 
 
+def composed(job: Callable[..., Job], **first: Any) -> list[Job]:
+    """A gru, and an rnn that is matched to its cost, as composition leaves them."""
+    jobs = [job("gru", match={"by": "flops"}, **first), job("rnn", match={"by": "flops"})]
+    for one in jobs:
+        name_reference(one, jobs)
+    return jobs
+
+
+def test_what_tuning_varies_of_the_first_model_is_no_part_of_what_others_are_matched_to(job, tmp_path):
+    before = studies(composed(job), [])
+    chosen = studies(composed(job, model_options={"update_bias": 7.0}), [])
+    assert [study.job.match.reference["update_bias"] for study in chosen] == [7.0, 7.0]
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "temporal_order-gru.yaml").write_text("model:\n  update_bias: 7.0\n")
+    after = studies(composed(job, model_options={"update_bias": 7.0}), [])
+    assert [study.job.match.reference["update_bias"] for study in after] == [None, None]
+    assert [study.base for study in after] == [study.base for study in before]
+
+
+def test_the_comparison_is_matched_to_the_first_model_as_the_file_says_it_is(job, tmp_path):
+    found, _, _ = play(composed(job), tmp_path / "s", peak(2.16e-3))
+    gru, rnn = tune.compared(found)
+    assert gru.model.update_bias == 3.0
+    assert gru.match.reference == rnn.match.reference == dataclasses.asdict(gru.model)
+    tuned = {"train": {"lr": gru.train.lr, "tuned": True}, "model_options": {"update_bias": 3.0}}
+    later = composed(job, **tuned)[0]
+    identities = [[unit.identity for unit in plan([one], tmp_path)] for one in (gru, later)]
+    assert identities[0] == identities[1]
+    marked = tune.marked(plan([gru, rnn], tmp_path), found, tmp_path)
+    assert {unit.base for unit in marked} == {f.study.base for f in found}
+
+
 def test_the_number_of_trials_and_their_space_decide_the_folder_and_where_files_go_does_not(job):
     folder = sweep_folder([studies([job()], [])[0].job])
     others = [job(tune=9), job(tuning={"high": 0.1}), job(tuning={"seeds": [7]}), job(tune=0)]
@@ -349,12 +399,36 @@ def test_two_trials_cannot_show_an_edge(job, count):
         ({"low": 0.1, "high": 0.1}, "tuning.low=0.1: must be less than tuning.high=0.1"),
         ({"low": 0.0}, "tuning.low=0"),
         ({"halvings": -1}, "tuning.halvings=-1"),
+        ({"dir": ""}, "tuning.dir=: expected a folder"),
+        ({"dir": " "}, "tuning.dir=: expected a folder"),
     ],
 )
 def test_impossible_searches_are_refused_in_one_line(job, tuning, words):
     with pytest.raises(UsageError, match=words) as raised:
         job(tuning=tuning, seeds=[0, 1])
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        (
+            {"steps": 8},
+            "tuning.halvings=6: 8 steps can be halved 3 times, then rounds are equally long: .*=3, or",
+        ),
+        ({"steps": 1}, "1 steps can be halved 0 times"),
+        ({"epochs": 0.01}, "0.01 passes can be halved 4 times"),
+    ],
+)
+def test_rounds_that_would_be_equally_long_are_refused(job, train, told):
+    with pytest.raises(UsageError, match=told):
+        studies([job(tuning={"halvings": 6}, train=train)], [])
+
+
+def test_as_many_halvings_as_there_are_different_rounds_are_fine(job):
+    [study] = studies([job(tuning={"halvings": 3}, train={"steps": 8})], [])
+    shares = [one.share for one in rounds(8, 3)]
+    assert [tune.budget(study.job.train, share).steps for share in shares] == [1, 2, 4, 8]
 
 
 def test_seeds_may_overlap_where_nothing_is_tuned(job):
@@ -441,7 +515,7 @@ def test_a_file_says_how_it_was_found_and_holds_what_was_found(job, tmp_path):
 
 
 def test_a_file_says_when_the_best_lies_at_the_edge(job):
-    found = finding(job(), [trial(7, 0.9), trial(0, 0.5)])
+    found = finding(job(), [trial(7, 0.9), trial(6, 0.5)])
     assert "# The best lies at the edge of the grid" in tuned_file.content(found, ["x"])
     assert "at the edge of the range" in tuned_file.in_words(found)
 

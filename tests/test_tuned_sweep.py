@@ -184,12 +184,62 @@ if __name__ == "__main__":
 """
 
 
+def test_a_network_has_one_width_in_trials_and_comparison_whatever_is_matched(python_in, tmp_path):
+    (tmp_path / "mine.py").write_text(DEEP)
+    words = [word for word in COMMAND[2:] if not word.startswith(("model=", "match.target=", "train.steps="))]
+    matched = "model=gru,deep", "match.by=flops,state,time", "tuning.seeds=[1000]", "train.steps=2"
+    result = python_in(tmp_path, "mine.py", *words, *matched, timeout=250)
+    assert result.returncode == 0, result.stdout + result.stderr
+    widths: dict[tuple[str, str, int], set[float]] = {}
+    for _, run in runs_below(tmp_path).values():
+        key = (run.config["match"]["by"], run.model, run.config["model"]["layers"])
+        widths.setdefault(key, set()).add(run.metrics["width"])
+    assert {key: len(found) for key, found in widths.items()} == dict.fromkeys(
+        [
+            (by, *model)
+            for by in ("flops", "state", "time")
+            for model in (("gru", 1), ("deep", 1), ("deep", 2))
+        ],
+        1,
+    )
+    assert (
+        len({widths[by, "gru", 1].pop() for by in ("flops", "state", "time")}) == 1
+    )  # it is the first model
+    assert widths["flops", "deep", 2].pop() < widths["flops", "deep", 1].pop()
+
+
+DEEP = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seqbench.cli import main
+from seqbench.models.recurrent import RNN
+from seqbench.registry import register
+
+
+@register("model")
+@dataclass
+class Deep(RNN):
+    "An RNN whose depth is tuned."
+
+    tuned_settings: ClassVar = {"layers": (1, 2)}
+
+    name: str = "deep"
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
 def test_bad_input_is_one_line_before_anything_runs(python_in, tmp_path):
     (tmp_path / "file").write_text("")
     slips = {
         "tune=1": "tune=1: expected 0, or 3 or more trials",
         "tune=8 train.lr=0.1": "tune=8 with train.lr",
         "tune=8 tuning.dir=file/x": "not a folder",
+        "tune=8 tuning.dir=": "tuning.dir=: expected a folder",
+        "tune=8 tuning.halvings=6 train.steps=8": "tuning.halvings=6: 8 steps can be halved 3 times",
         "tune=8 tuning.hihg=1": "no setting 'tuning.hihg' for tuning; did you mean 'high'?",
     }
     for line, wanted in slips.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from seqbench.metric import Scale
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean, differing, flat, label
 from seqbench.report.tables import Entry, Table, model, number, text
@@ -94,19 +95,46 @@ def _trial(name: str, key: tuple[float, str, float, str], runs: list[dict[Any, A
     return Trial(name, budget, unit, lr, others, score, len(runs), lost, chosen)
 
 
-def best(found: list[Trial], name: str) -> Trial | None:
+def best(found: Sequence[Trial], name: str) -> Trial | None:
     """The chosen trial of a model, on the largest budget that it got."""
     mine = [trial for trial in found if trial.label == name and trial.chosen]
     return max(mine, key=lambda trial: trial.budget, default=None)
 
 
-def edge(found: list[Trial], name: str) -> str:
-    """Which end of the learning rates was chosen, "lowest" or "highest"; empty for none."""
-    rates = sorted({trial.lr for trial in found if trial.label == name})
-    one = best(found, name)
+def edge(found: Sequence[Trial], name: str, task: Task) -> str:
+    """Which end of the learning rates won, "lowest" or "highest", so that one beyond may be better; or empty.
+
+    It won where the model is above the floors with it, and clearly better than with the next rate on the
+    largest budget that both got; a rate at which a run failed is worse than any other.
+    """
+    mine = [trial for trial in found if trial.label == name]
+    rates, one, scale = sorted({trial.lr for trial in mine}), best(mine, name), _scale(task)
     if one is None or len(rates) < _FEWEST_RATES or one.lr not in (rates[0], rates[-1]):
         return ""
-    return "lowest" if one.lr == rates[0] else "highest"
+    end, inner = ("lowest", rates[1]) if one.lr == rates[0] else ("highest", rates[-2])
+    chosen, inside = ({t.budget: t.score for t in mine if t.lr == lr} for lr in (one.lr, inner))
+    shared = max(chosen.keys() & inside.keys(), default=None)
+    if shared is None or scale.at_floor(one.score):
+        return ""
+    return end if scale.clearly_better(chosen[shared], inside[shared]) else ""
+
+
+def remark(found: Sequence[Trial], name: str, task: Task) -> str:
+    """What a reader of a model's trials must know: an end of the range won, or no rate taught it anything."""
+    if end := edge(found, name, task):
+        return f"{end} tried"
+    scores = [t.score for t in found if t.label == name and math.isfinite(t.score)]
+    if not scores:
+        return ""
+    top, scale = (max if task.metric.higher else min)(scores), _scale(task)
+    if scale.learned_nothing(top):
+        return "nothing learned at any rate"
+    return "no rate above the floors" if scale.at_floor(top) else ""
+
+
+def _scale(task: Task) -> Scale:
+    """How scores that are means over a task's rungs compare."""
+    return Scale.over(task.metric, [task.exact(rung) for rung in task.rungs if rung in task.cards])
 
 
 def changed(trial: Trial) -> str:
@@ -120,7 +148,7 @@ def warnings(sweep: Sweep) -> list[str]:
     for task in sweep.tasks:
         found = trials(sweep, task)
         for name in sweep.labels:
-            one, end = best(found, name), edge(found, name)
+            one, end = best(found, name), edge(found, name, task)
             if one is not None and (other := changed(one)):
                 told.append(f"Tuning found {other} for {name} on {task.key}: with that it was compared.")
             if one is not None and end:
@@ -150,7 +178,7 @@ def table(sweep: Sweep) -> Table | None:
 
 
 def _row(task: Task, name: str, mine: list[Trial]) -> list[Entry]:
-    one, end = best(mine, name), edge(mine, name)
+    one = best(mine, name)
     return [
         text(task.key),
         model(name),
@@ -161,7 +189,7 @@ def _row(task: Task, name: str, mine: list[Trial]) -> list[Entry]:
         text(clean(one.others, 80) if one and one.others else ""),
         number(one.score if one else None, f"{{:.{task.metric.digits}f}}"),
         number(sum(trial.lost for trial in mine), "{}"),
-        text(f"{end} tried" if end else ""),
+        text(remark(mine, name, task)),
     ]
 
 

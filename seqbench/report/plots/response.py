@@ -11,7 +11,7 @@ from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
 from seqbench.report.task import Task
-from seqbench.report.tuning import Trial, best, edge, frame, trials
+from seqbench.report.tuning import Trial, best, frame, remark, trials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,8 +98,8 @@ def shows(found: list[Trial], task: Task, labels: list[str]) -> str:
         if one is not None:
             score = "" if math.isnan(one.score) else f" ({task.metric.shown(one.score, fewer=1)})"
             others = f" with {one.others}" if one.others else ""
-            end = edge(mine, name)
-            told.append(f"{name} {one.lr:g}{others}{score}" + (f", the {end} that was tried" if end else ""))
+            more = remark(mine, name, task)
+            told.append(f"{name} {one.lr:g}{others}{score}" + (f", {more}" if more else ""))
     counts = {len({(t.lr, t.others) for t in found if t.label == name}) for name in {t.label for t in found}}
     words = f"{counts.pop()} trials for each model" if len(counts) == 1 else "Trials differ in number"
     sentences = [f"{words}. Chosen: {'; '.join(told)}." if told else f"{words}; nothing has been chosen yet."]
