@@ -1,13 +1,17 @@
-"""Statistics against closed forms, and against what repetition shows: coverage and false winners."""
+"""Statistics against closed forms and other libraries; what repetition shows stands in test_simulation."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from seqbench import stats
@@ -32,13 +36,6 @@ def test_interval_of_degenerate_samples():
     assert math.isnan(one.high)
     assert stats.mean_interval([]).n == 0
     assert math.isnan(stats.mean_interval([NAN]).mean)
-
-
-def test_interval_covers_as_often_as_it_says_at_three_seeds():
-    draws = np.random.default_rng(1).normal(size=(2000, 3))
-    intervals = [stats.mean_interval(row) for row in draws]
-    covered = np.mean([one.low <= 0 <= one.high for one in intervals])
-    assert 0.935 < covered < 0.965
 
 
 def test_paired_agrees_with_scipy_and_statsmodels():
@@ -68,6 +65,7 @@ def test_paired_leaves_out_incomplete_pairs_and_refuses_unequal_ones():
         ([0.50, 0.501, 0.499], [0.5, 0.5, 0.5], Outcome.EQUIVALENT),
         ([0.1, 0.5, 0.9], [0.5, 0.5, 0.5], Outcome.UNDECIDED),
         ([0.9], [0.1], Outcome.TOO_FEW),
+        ([0.9, 0.9], [0.1, 0.1], Outcome.TOO_FEW),
         ([], [], Outcome.TOO_FEW),
         ([NAN, NAN], [0.1, 0.2], Outcome.TOO_FEW),
     ],
@@ -122,26 +120,78 @@ def test_holm_by_hand_and_by_statsmodels():
     assert all(math.isnan(p) for p in stats.holm([NAN, NAN]))
 
 
-def test_five_identical_models_seldom_have_a_winner_with_holm():
-    """Four comparisons with a common reference: uncorrected, one in seven sweeps names a false winner."""
-    rng = np.random.default_rng(2)
-    plain = corrected = 0
-    for _ in range(600):
-        reference, *others = rng.normal(0.5, 0.1, (5, 5))
-        p = [stats.paired(other, reference).p_t for other in others]
-        plain += min(p) < 0.05
-        corrected += min(stats.holm(p)) < 0.05
-    assert plain / 600 > 0.08
-    assert corrected / 600 < 0.05
-
-
-def test_detectable_difference_is_found_with_the_power_it_promises():
-    size = stats.detectable(1.0, 5)
-    draws = np.random.default_rng(3).normal(size, 1.0, (1500, 5))
-    found = np.mean(scipy_stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
-    assert 0.77 < found < 0.83
+def test_nothing_is_detectable_without_a_spread():
     assert math.isnan(stats.detectable(1.0, 1))
     assert math.isnan(stats.detectable(NAN, 3))
+
+
+def test_more_degrees_of_freedom_detect_less():
+    assert stats.detectable(1.0, 3, df=8) < stats.detectable(1.0, 3) == stats.detectable(1.0, 3, df=2)
+
+
+def test_seeds_needed_agree_with_statsmodels():
+    for size in (0.4, 0.8, 1.7):
+        wanted = math.ceil(TTestPower().solve_power(effect_size=size, alpha=0.05, power=0.8))
+        assert stats.seeds_needed(-size, 1.0) == wanted
+    assert stats.seeds_needed(0.1, 1.0) is None  # 787 of them
+    assert stats.seeds_needed(NAN, 1.0) is None
+    assert stats.seeds_needed(0.5, NAN) is None
+    assert stats.seeds_needed(0.5, 0.0) == 2
+
+
+def test_pooled_spread_is_the_error_of_a_block_design():
+    scores = np.random.default_rng(6).random((4, 3)) + np.array([0.0, 5.0, 9.0])
+    found = stats.pooled_spread(scores)
+    assert found is not None
+    rows = [(float(v), m, s) for m, row in enumerate(scores) for s, v in enumerate(row)]
+    table = pd.DataFrame(rows, columns=["score", "model", "seed"])
+    error = AnovaRM(table, "score", "seed", within=["model"]).fit().anova_table
+    assert found.df == int(error["Den DF"].iloc[0]) == 6
+    between = 3 * scores.mean(axis=1).var(ddof=1)
+    assert found.sd**2 / 2 == pytest.approx(between / error["F Value"].iloc[0])
+
+
+def test_pooled_spread_of_too_little():
+    assert stats.pooled_spread([[1, 2, 3], [1, 2, 4]]) is None
+    assert stats.pooled_spread([[1], [2], [3]]) is None
+    assert stats.pooled_spread([[1, 2], [2, 3], [3, NAN]]) is None
+    assert stats.pooled_spread([]) is None
+
+
+def test_a_claim_must_survive_both_spreads():
+    a, b = [1.0, 1.01, 1.0], [0.1, 0.1, 0.11]
+    wide, narrow = stats.Spread(0.6, 8), stats.Spread(1e-6, 8)
+    alone, guarded = stats.paired(a, b), stats.paired(a, b, pooled=wide)
+    assert guarded.p_t == pytest.approx(2 * scipy_stats.t.sf(guarded.mean / (0.6 / math.sqrt(3)), 8))
+    assert guarded.high - guarded.mean == pytest.approx(scipy_stats.t.ppf(0.975, 8) * 0.6 / math.sqrt(3))
+    assert guarded.detectable() == stats.detectable(0.6, 3, df=8) > alone.detectable()
+    assert stats.paired(a, b, pooled=narrow).p_t == alone.p_t
+    same = stats.paired(a, a, pooled=wide)
+    assert same.p_equivalent > 0.4 > stats.paired(a, a).p_equivalent
+    assert stats.paired([1.0], [0.1], pooled=wide).spreads == []
+
+
+def test_refused_is_no_test():
+    found = stats.refused(0.02)
+    assert (found.outcome, found.comparisons, found.needed) == (Outcome.REFUSED, 0, None)
+    assert math.isnan(found.p)
+
+
+def test_interquartile_mean_cuts_a_quarter_from_either_end():
+    assert stats.interquartile_mean([9, 0, 0.4, 0.6]) == pytest.approx(0.5)
+    assert stats.interquartile_mean([1, NAN, 2, 6]) == pytest.approx(3)
+    assert math.isnan(stats.interquartile_mean([]))
+
+
+def test_expected_best_is_the_mean_over_all_subsets():
+    scores = [0.3, 0.9, 0.1, 0.5, NAN]
+    for trials in (1, 2, 3, 4):
+        subsets = list(itertools.combinations(scores[:4], trials))
+        assert stats.expected_best(scores, trials) == pytest.approx(np.mean([max(one) for one in subsets]))
+        least = stats.expected_best(scores, trials, higher=False)
+        assert least == pytest.approx(np.mean([min(one) for one in subsets]))
+    assert math.isnan(stats.expected_best(scores, 5))
+    assert math.isnan(stats.expected_best(scores, 0))
 
 
 def test_wilson_ends():

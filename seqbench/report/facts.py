@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from seqbench.report import baselines
+from seqbench.report import baselines, premises
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.label import clean, printable
 from seqbench.report.task import mapping
@@ -21,7 +21,6 @@ from seqbench.report.task import mapping
 _SMOKE_SEEDS = 5
 _SHOWN_FAILURES = 30
 _MATCHED_WITHIN = 0.03  # the coarsest width grid of the default models leaves 2.1 %
-_HASHED_BATCHES = 10
 
 
 @dataclass(frozen=True)
@@ -197,27 +196,6 @@ def _config_values(sweep: Sweep, group: str, key: str) -> set[Any]:
     return found
 
 
-def data_identity(sweep: Sweep) -> tuple[int, list[str]]:
-    """Whether all models saw the same data: the same first ten training batches.
-
-    A run that ended earlier is compared with those of its length, and by its first batch with all.
-
-    Returns:
-        How many (task, rung, seed) were compared between models, and those whose batches differ.
-    """
-    known = _with_text(sweep.training, "data_sha256")
-    compared, differing = 0, []
-    for (task, rung, seed), group in known.groupby(["task", "rung", "seed"], sort=False, dropna=False):
-        if group["label"].nunique() > 1:
-            compared += 1
-            whole = group[group["status"] == "done"]
-            batches = pd.to_numeric(whole["steps"], errors="coerce").clip(upper=_HASHED_BATCHES)
-            hashes_of = whole["data_sha256"].groupby(batches.fillna(_HASHED_BATCHES)).nunique()
-            if group["first_batch_sha256"].nunique() > 1 or (hashes_of > 1).any():
-                differing.append(f"{task}{'' if rung is pd.NA else f' {rung}'} seed {seed}")
-    return compared, differing
-
-
 def _with_text(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """The rows that have a text in this column."""
     return runs.loc[[isinstance(value, str) and value != "" for value in runs[column]]]
@@ -256,12 +234,7 @@ def others_busy(sweep: Sweep) -> tuple[float, float] | None:
 def warnings(sweep: Sweep) -> list[str]:
     """What a reader must know before believing any number."""
     found = []
-    _, differing = data_identity(sweep)
-    if differing:
-        found.append(
-            "The models did NOT see the same data (their first ten training batches differ): "
-            f"{', '.join(differing[:8])}. Do not compare them."
-        )
+    found += premises.warnings(premises.premises(sweep))
     if off := _unmatched(sweep):
         found.append(f"Sizes are NOT matched: {'; '.join(off[:8])}.")
     found += _untuned(sweep)
@@ -280,10 +253,7 @@ def warnings(sweep: Sweep) -> list[str]:
         )
     mixed = [name for name, values in environments(sweep) if len(values) > 1]
     if any(name == "code sha256" or name.endswith(" version") for name in mixed):
-        found.append(
-            f"The runs were made with different code or versions ({', '.join(mixed[:8])}). "
-            "Do not compare them."
-        )
+        found.append(f"The runs were made with different code or versions ({', '.join(mixed[:8])}).")
     elif mixed:
         found.append(
             f"The runs come from different environments ({', '.join(mixed[:8])}); compare times with care."

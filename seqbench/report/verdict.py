@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import pandas as pd
 
 from seqbench import stats
+from seqbench.report import premises
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import Cell, Flow, default_gates, same, scored
+from seqbench.report.summary import Cell, Flow, default_gates, seed_scores
 from seqbench.report.task import Task
+
+_SMOKE_SEEDS = 5  # with fewer, three equal scores may be luck: the spread is taken from all models
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model against the reference on a task, at one rung or averaged over all of them."""
+    """A model against the reference on a task, at one rung or averaged over all of them.
+
+    Attributes:
+        reasons: why it is refused, in words; empty where it is not.
+        design: how much more or less the model was given, where the sweep varied that on purpose.
+    """
 
     task: Task
     rung: int | None
@@ -23,12 +32,24 @@ class Comparison:
     label: str
     result: stats.Paired
     judged: stats.Verdict
+    reasons: tuple[str, ...] = ()
+    design: str = ""
 
     @property
     def words(self) -> str:
         """The outcome with what belongs beside it, as it stands in a table."""
-        detail = doubt(self.judged, self.task.metric.most)
+        if self.reasons:
+            return f"{said(self.judged)}: {'; '.join(self.reasons)}"
+        detail = "; ".join(part for part in (self.doubt, self.design) if part)
         return f"{said(self.judged)} ({detail})" if detail else said(self.judged)
+
+    @property
+    def doubt(self) -> str:
+        """What an undecided comparison could have found, and what an equivalence cannot rule out."""
+        if self.judged.outcome is stats.Outcome.EQUIVALENT and self.task.solved_at is not None:
+            share = 100 * stats.unseen(self.result.n)
+            return f"{self.result.n} seeds may miss what happens in up to {share:.0f} % of runs"
+        return doubt(self.judged, self.task.metric.most)
 
 
 def said(judged: stats.Verdict, reference: str = "") -> str:
@@ -37,14 +58,16 @@ def said(judged: stats.Verdict, reference: str = "") -> str:
     if outcome is kind.EQUIVALENT:
         return "equivalent" + (f" to {reference}" if reference else "") + f" within {judged.margin:.2g}"
     if outcome is kind.TOO_FEW:
-        return "cannot tell (needs at least 2 seeds)"
+        return f"cannot tell (needs at least {stats.FEWEST} seeds)"
+    if outcome is kind.REFUSED:
+        return f"comparison with {reference} refused" if reference else outcome.value
     if outcome is kind.UNDECIDED:
         return f"cannot be told from {reference}" if reference else outcome.value
     return f"{outcome.value} than {reference}" if reference else outcome.value
 
 
 def doubt(judged: stats.Verdict, most: float) -> str:
-    """What an undecided comparison could have found, and whether it would count without the others.
+    """What an undecided comparison could have found, and how many seeds the difference seen would take.
 
     Args:
         most: no two scores differ by more.
@@ -52,11 +75,15 @@ def doubt(judged: stats.Verdict, most: float) -> str:
     if judged.outcome is not stats.Outcome.UNDECIDED:
         return ""
     possible = judged.detectable < most
-    found = f"could detect {judged.detectable:.2g}" if possible else "so few seeds could detect no difference"
+    found = [
+        f"could detect {judged.detectable:.2g}" if possible else "so few seeds could detect no difference"
+    ]
     if judged.alone:
         tests = judged.comparisons
-        found += f"; its own interval excludes 0, but not after correction for {tests} comparisons"
-    return found
+        found.append(f"its own interval excludes 0, but not after correction for {tests} comparisons")
+    if judged.needed is not None:
+        found.append(f"a difference like this one takes about {judged.needed} seeds")
+    return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -93,48 +120,56 @@ class Verdict:
 
 
 def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
-    """Paired differences of test scores to the reference.
+    """Paired differences of test scores to the reference; refused where their premises do not hold.
 
     Args:
         whole: compare the mean over a task's rungs instead of each rung; one family for Holm either way.
     """
-    found: list[tuple[Task, int | None, str, stats.Paired]] = []
-    for task in sweep.tasks:
-        scores = _scores(sweep, task)
-        mean: list[tuple[int | None, pd.Series]] = [(None, scores.mean(axis=1, skipna=False))]
-        each = [(rung, scores.iloc[:, number]) for number, rung in enumerate(task.rungs)]
-        for rung, part in mean if whole else each:
-            wide = part.unstack("label")
-            for label in sweep.labels:
-                if label != sweep.reference and sweep.reference in wide and label in wide:
-                    result = stats.paired(
-                        wide[label], wide[sweep.reference], _margin(task, rung), higher=task.metric.higher
-                    )
-                    found.append((task, rung, label, result))
-    judged = stats.judge([result for *_, result in found])
-    return [
-        Comparison(task, rung, whole, label, result, verdict)
-        for (task, rung, label, result), verdict in zip(found, judged, strict=True)
-    ]
+    found = [c for task in sweep.tasks for c in _on_task(sweep, task, whole=whole)]
+    judged = iter(stats.judge([c.result for c in found if not c.reasons]))
+    return [c if c.reasons else dataclasses.replace(c, judged=next(judged)) for c in found]
+
+
+def _on_task(sweep: Sweep, task: Task, *, whole: bool) -> list[Comparison]:
+    """The comparisons of a task, before they are judged."""
+    scores, reference = seed_scores(sweep, task), sweep.reference or ""
+    against = premises.on_task(sweep, task)
+    given = premises.budgets(sweep, task)
+    mean: list[tuple[int | None, pd.Series]] = [(None, scores.mean(axis=1, skipna=False))]
+    each = [(rung, scores.iloc[:, number]) for number, rung in enumerate(task.rungs)]
+    found = []
+    for rung, part in mean if whole else each:
+        wide = part.unstack("label")
+        pooled = _pooled(sweep, task, wide)
+        for label in sweep.labels:
+            if label == reference or reference not in wide or label not in wide:
+                continue
+            reasons = tuple(one.about(label, reference) for one in against if one.separates(label, reference))
+            pairs = wide[[label, reference]].dropna() if not reasons else wide[[label, reference]].head(0)
+            result = stats.paired(
+                pairs[label],
+                pairs[reference],
+                _margin(task, rung),
+                higher=task.metric.higher,
+                pooled=pooled if len(pairs) < _SMOKE_SEEDS else None,
+            )
+            design = premises.more(given, label, reference)
+            judged = stats.refused(result.margin)
+            found.append(Comparison(task, rung, whole, label, result, judged, reasons, design))
+    return found
+
+
+def _pooled(sweep: Sweep, task: Task, wide: pd.DataFrame) -> stats.Spread | None:
+    """What all models tell about the spread of a difference, where runs either solve a task or do not."""
+    if task.solved_at is None:
+        return None
+    ended = wide[[name for name in sweep.labels if name in wide]].dropna(axis=1, how="all").dropna()
+    return stats.pooled_spread(ended.T.to_numpy(dtype=float))
 
 
 def _margin(task: Task, rung: int | None) -> float:
     """Differences up to this are none; of a whole task that of its highest rung."""
     return task.tolerance(task.rungs[-1] if rung is None else rung)
-
-
-def _scores(sweep: Sweep, task: Task) -> pd.DataFrame:
-    """Test score by (label, seed), one column per rung."""
-    training = sweep.training
-    columns = {}
-    for rung in task.rungs:
-        runs = training[(training["task"] == task.key) & same(training["rung"], rung)]
-        runs = runs[runs["status"].isin(["done", "diverged"])]
-        runs = runs.assign(score=scored(task, rung, runs))
-        columns[rung] = runs.groupby(["label", "seed"])["score"].mean()
-    index = pd.MultiIndex.from_product([sweep.labels, sweep.seeds], names=["label", "seed"])
-    aligned = {rung: column.reindex(index) for rung, column in columns.items()}
-    return pd.DataFrame(aligned, index=index, dtype=float)
 
 
 def verdicts(
@@ -192,8 +227,8 @@ def solving(mine: list[Cell], task: Task) -> str:
     if always:
         parts.append("solves " + task.key + _rungs(task, [c.rung for c in always], " at "))
     if sometimes:
-        tries = ", ".join(f"{at(task, c.rung)} in {c.solved} of {c.finished} runs".strip() for c in sometimes)
-        parts.append(("" if always else f"solves {task.key} ") + tries)
+        tries = ", ".join(f"in {c.solved} of {c.finished} runs{at(task, c.rung, ' at ')}" for c in sometimes)
+        parts.append(("and " if always else f"solves {task.key} ") + tries)
     if never:
         parts.append("not" + _rungs(task, [c.rung for c in never], " at "))
     return ", ".join(parts)
@@ -218,12 +253,19 @@ def _against(theirs: list[Comparison], reference: str) -> str:
     """The comparisons in words, those with the same outcome together."""
     groups: dict[str, list[str]] = {}
     for c in theirs:
-        r, detail = c.result, doubt(c.judged, c.task.metric.most)
-        more = f"; {detail}" if detail else ""
-        mean, low, high = (signed(value, c.task.metric.digits - 1) for value in (r.mean, r.low, r.high))
-        numbers = f" ({mean} [{low}, {high}]{more})" if r.n > 1 else ""
-        groups.setdefault(said(c.judged, reference), []).append(c.task.key + numbers)
+        groups.setdefault(said(c.judged, reference), []).append(c.task.key + _beside(c))
     return "; ".join(f"{phrase} on {words_list(places)}" for phrase, places in groups.items())
+
+
+def _beside(c: Comparison) -> str:
+    """What stands behind an outcome: the reasons for refusing it, or its numbers in brackets."""
+    r = c.result
+    mean, low, high = (signed(value, c.task.metric.digits - 1) for value in (r.mean, r.low, r.high))
+    numbers = f"{mean} [{low}, {high}]" if r.n > 1 else ""
+    parts = [part for part in (numbers, c.doubt, c.design) if part]
+    if c.reasons:
+        return f": {'; '.join(c.reasons)}"
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -1,0 +1,63 @@
+"""Statistics of a comparison: intervals, paired differences, verdicts. Pure functions of plain numbers.
+
+The unit of replication is the seed, paired over models. Distributions come from scipy; what is here is
+the care for small samples: one seed, no spread, all equal, missing values. ``samples`` describes one set
+of values, ``pairs`` compares two, ``judging`` decides over a family of comparisons, ``decay`` tells how
+gradients fall.
+"""
+
+from seqbench.stats.decay import HORIZON_SHARE, Decay, decay, decay_factor, horizon
+from seqbench.stats.judging import FEWEST, Outcome, Verdict, judge, refused
+from seqbench.stats.pairs import (
+    ALPHA,
+    MARGIN,
+    Paired,
+    Spread,
+    detectable,
+    equivalence,
+    holm,
+    paired,
+    pooled_spread,
+    seeds_needed,
+    sign_flip,
+)
+from seqbench.stats.samples import (
+    Interval,
+    censored_median,
+    expected_best,
+    interquartile_mean,
+    mean_interval,
+    unseen,
+    wilson,
+)
+
+__all__ = [
+    "ALPHA",
+    "FEWEST",
+    "HORIZON_SHARE",
+    "MARGIN",
+    "Decay",
+    "Interval",
+    "Outcome",
+    "Paired",
+    "Spread",
+    "Verdict",
+    "censored_median",
+    "decay",
+    "decay_factor",
+    "detectable",
+    "equivalence",
+    "expected_best",
+    "holm",
+    "horizon",
+    "interquartile_mean",
+    "judge",
+    "mean_interval",
+    "paired",
+    "pooled_spread",
+    "refused",
+    "seeds_needed",
+    "sign_flip",
+    "unseen",
+    "wilson",
+]
