@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from torch import Tensor
 
 from seqbench.batch import Batch, pad
@@ -160,16 +161,18 @@ def environment(temporary: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def python_in(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """Run Python in a folder with these arguments."""
+    """Run Python in a folder with these arguments; ``cold=True``: with a start of its own (see ``warm``)."""
     temporary = tmp_path_factory.mktemp("tmp")
 
     def run(
-        folder: Path, *args: str, timeout: float = 100, **variables: str
+        folder: Path, *args: str, timeout: float = 100, cold: bool = False, **variables: str
     ) -> subprocess.CompletedProcess[str]:
+        env = {**environment(temporary), **variables}
+        if warm.can_run(args, variables) and not cold:
+            return warm.shared().run(args, folder, env, timeout)
         return subprocess.run(
             [sys.executable, *args],
-            cwd=folder, env={**environment(temporary), **variables}, capture_output=True, text=True,
-            timeout=timeout, check=False,
+            cwd=folder, env=env, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
     return run

@@ -118,7 +118,8 @@ def test_no_module_comes_from_the_current_folder(run_python, tmp_path: Path, mod
         (tmp_path / f"{name}.py").write_text("open('mark', 'w').close()\n")
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins" / "evil.py").write_text("open('mark', 'w').close()\n")
-    result = run_python("-m", module, *(["--cfg", "job"] if module == "seqbench" else ["nowhere"]))
+    words = ["--cfg", "job"] if module == "seqbench" else ["nowhere"]
+    result = run_python("-m", module, *words, cold=True)
     assert result.returncode == (0 if module == "seqbench" else 2), result.stderr
     assert not (tmp_path / "mark").exists()
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -260,15 +261,15 @@ def test_what_a_run_left_behind_is_ended_and_holds_no_lock(run_python, tmp_path)
             pass
 
 
-def test_the_time_limit_does_not_count_another_sweeps_work(tmp_path):
+def test_the_time_limit_does_not_count_another_sweeps_work(run_python, tmp_path):
     shared = [
         "model=rnn", "task.lengths=[8]", "seeds=1", "task.solved_at=null", "speed.enabled=false",
         "canaries=false", "train.eval_every=1000000", "train.steps=4000", "sweep=s",
     ]  # fmt: skip
     first = start(tmp_path, *shared)
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*/*/events.jsonl")))
-    second = start(tmp_path, *shared, "limit.time_s=1")
-    outs = [process.communicate(timeout=100)[0] for process in (first, second)]
+    second = run_python("-m", "seqbench", *shared, "limit.time_s=1", SEQBENCH_LOCKS=str(tmp_path))
+    outs = [first.communicate(timeout=100)[0], second.stdout + second.stderr]
     assert [first.returncode, second.returncode] == [0, 0], outs
     assert "timeout" not in "".join(outs)
 
@@ -281,11 +282,12 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_two_different_commands_in_one_sweep_at_once_end_with_all_runs_in_the_table(tmp_path):
-    shared = ["model=rnn", *TINY, "speed.enabled=false", "train.steps=300", "sweep=s"]
-    both = [start(tmp_path, *shared, f"seeds={seeds}") for seeds in ("[0,1,2]", "[5]")]
-    outs = [process.communicate(timeout=100)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outs
+def test_two_different_commands_in_one_sweep_at_once_end_with_all_runs_in_the_table(run_python, tmp_path):
+    shared = ["-m", "seqbench", "model=rnn", *TINY, "speed.enabled=false", "train.steps=300", "sweep=s"]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda seeds: run_python(*shared, f"seeds={seeds}"), ("[0,1,2]", "[5]")))
+    outs = [result.stdout + result.stderr for result in both]
+    assert [result.returncode for result in both] == [0, 0], outs
     assert "left out" not in "".join(outs)
     plan = records.read_plan(tmp_path / "runs" / "s")
     assert {run["seed"] for run in plan["runs"]} == {0, 1, 2, 5}
@@ -434,7 +436,7 @@ if __name__ == "__main__":
 def test_a_users_file_is_a_model_and_a_command_line(run_python, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     command = ["mine.py", "-m", "model=mine,rnn", "model.bidirectional=false,true", *TINY[:-1], "seeds=1"]
-    result = run_python(*command, "match.target=1500", "speed.seconds=0", "speed.lengths=[]")
+    result = run_python(*command, "match.target=1500", "speed.seconds=0", "speed.lengths=[]", cold=True)
     runs = runs_below(tmp_path)
     assert [run.status for run in runs] == ["done"] * 8, result.stdout + result.stderr
     trained = {(run.model, run.metrics["causal"]): run for run in runs if run.kind == "train"}

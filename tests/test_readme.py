@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import Command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,16 +34,20 @@ DATA = {  # what a reader would have
 }
 
 
-def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a README command in ``folder`` with this Python, from outside the checkout."""
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=folder, capture_output=True, text=True, timeout=150, check=False,
-        env={
-            **os.environ, "SEQBENCH_LOCKS": str(folder), "XDG_CACHE_HOME": str(folder / "cache"),
-            **environment,
-        },
-    )  # fmt: skip
+def program(command: str) -> str:
+    """What a command starts: a module or a file."""
+    words = shlex.split(command)
+    return words[2] if words[1] == "-m" else words[1]
+
+
+FIRST = {program(command): command for command in reversed(COMMANDS)}  # these are started cold
+
+
+@pytest.fixture
+def run(python_in: Command, tmp_path: Path) -> Command:
+    """Run a README command with this Python, from outside the checkout, with caches of its own."""
+    places = {"SEQBENCH_LOCKS": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return functools.partial(python_in, tmp_path, timeout=150, **places)
 
 
 def test_the_readme_shows_commands_and_files():
@@ -53,41 +56,41 @@ def test_the_readme_shows_commands_and_files():
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "imdb" not in c and "report" not in c])
-def test_command_runs(command: str, tmp_path: Path):
+def test_command_runs(command: str, run: Command, tmp_path: Path):
     for name, text in {**FILES, **DATA}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     words = ["tune=3" if word.startswith("tune=") else word for word in shlex.split(command)[1:]]
     chosen = {word.split("=")[0] for word in words}
     quick = [word for word in QUICK if word.split("=")[0] not in chosen]
     tells = {"--help", "seqbench.tasks", "seqbench.check", "seqbench.new"} & set(words)  # and trains nothing
-    done = run([*words, *([] if tells else quick)], tmp_path)
+    done = run(*words, *([] if tells else quick), cold=command in FIRST.values())
     assert done.returncode == 0, done.stdout + done.stderr
     assert tells or list((tmp_path / "reports").glob("*.html"))
 
 
-def test_the_report_command_makes_the_page_again(tmp_path: Path):
+def test_the_report_command_makes_the_page_again(run: Command, tmp_path: Path):
     assert any(command.startswith("python -m seqbench.report ") for command in re.findall(r"`(.*?)`", README))
-    assert run(["-m", "seqbench", "sweep=s", "task.lengths=[8]", *QUICK], tmp_path).returncode == 0
+    assert run("-m", "seqbench", "sweep=s", "task.lengths=[8]", *QUICK).returncode == 0
     page = tmp_path / "reports" / "s.html"
     first = page.read_bytes()
     page.unlink()
-    assert run(["-m", "seqbench.report", "runs/s"], tmp_path).returncode == 0
+    assert run("-m", "seqbench.report", "runs/s", cold=True).returncode == 0
     assert page.read_bytes() == first
 
 
-def test_imdb_without_the_hub_names_the_local_option(tmp_path: Path):
+def test_imdb_without_the_hub_names_the_local_option(run: Command):
     command = next(c for c in COMMANDS if "task=imdb" in c and "FOLDER" not in c)
-    done = run([*shlex.split(command)[1:], *QUICK[:-1]], tmp_path, HF_HUB_OFFLINE="1")
+    done = run(*shlex.split(command)[1:], *QUICK[:-1], HF_HUB_OFFLINE="1")
     assert done.returncode == 2
     assert "task.path=" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.skipif(not SHARED_IMDB.exists(), reason="the local copy of IMDb is not at hand")
-def test_imdb_from_a_local_copy(tmp_path: Path):
+def test_imdb_from_a_local_copy(run: Command):
     command = next(c for c in COMMANDS if "FOLDER" in c).replace("FOLDER", str(SHARED_IMDB))
     quick = ["train.epochs=0.002", "train.eval_every=100", "speed.enabled=false", "probes=[]"]
-    done = run([*shlex.split(command)[1:], *quick], tmp_path)
+    done = run(*shlex.split(command)[1:], *quick)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

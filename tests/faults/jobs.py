@@ -13,11 +13,12 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import warm
 
 from faults.campaign import Campaign, Figure
 from faults.observe import bits, planned, runs_below
@@ -165,11 +166,8 @@ def run(folder: Path, fault: str = "", *options: str) -> subprocess.CompletedPro
     """Run the sweep in ``folder``, with or without a fault."""
     folder.mkdir(exist_ok=True)
     (folder / "faulty.py").write_text(FAULTY)
-    return subprocess.run(
-        [sys.executable, *COMMAND, *options],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=180,
-        env={**os.environ, "FAULT": fault, "SEQBENCH_LOCKS": str(folder), "NO_COLOR": "1", "COLUMNS": "200"},
-    )  # fmt: skip
+    told = {"FAULT": fault, "SEQBENCH_LOCKS": str(folder), "NO_COLOR": "1", "COLUMNS": "200"}
+    return warm.shared().run([*COMMAND, *options], folder, {**os.environ, **told}, timeout=180)
 
 
 def try_one(folder: Path, fault: Fault, place: int, undisturbed: dict[str, object]) -> list[str] | None:

@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import warm
+
 from faults.campaign import Campaign, Figure
 from faults.observe import bits, planned, runs_below
 from seqbench import records
@@ -29,19 +31,26 @@ KILLS_IN_A_ROW = 10
 PROMISED_S = 2.0
 
 
+def surroundings(folder: Path) -> dict[str, str]:
+    """The environment of a sweep: plain output and locks of its own."""
+    return {**os.environ, "SEQBENCH_LOCKS": str(folder), "NO_COLOR": "1", "COLUMNS": "200"}
+
+
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """Start the sweep, or go on with it, in a session of its own; what it prints is kept."""
-    environment = {**os.environ, "SEQBENCH_LOCKS": str(folder), "NO_COLOR": "1", "COLUMNS": "200"}
     with (folder / "terminal.txt").open("ab") as terminal:
         return subprocess.Popen(
             [sys.executable, *COMMAND],
-            cwd=folder, env=environment, stdout=terminal, stderr=terminal, start_new_session=True,
+            cwd=folder, env=surroundings(folder), stdout=terminal, stderr=terminal, start_new_session=True,
         )  # fmt: skip
 
 
 def to_the_end(folder: Path) -> int:
     """Run the sweep undisturbed and return its exit code."""
-    return start(folder).wait(timeout=300)
+    done = warm.shared().run(COMMAND, folder, surroundings(folder), timeout=300)
+    with (folder / "terminal.txt").open("a") as terminal:
+        terminal.write(done.stdout + done.stderr)
+    return done.returncode
 
 
 def wait_up_to(process: subprocess.Popen[bytes], seconds: float) -> None:
