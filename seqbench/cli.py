@@ -96,7 +96,7 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     try:
         with locks.busy():
             return hooks.finish(
-                swept.folder, Path(jobs[0].reports_dir), console, swept.runs, swept.unrecorded
+                swept.folder, Path(jobs[0].reports_dir), console, swept.runs, swept.unrecorded, jobs[0].report
             )
     except UsageError as error:  # the folder was taken away while the sweep ran
         _complain(str(error))

@@ -18,8 +18,9 @@ import seqbench
 
 _PACKAGES = ("torch", "numpy", "hydra-core", "pandas", "datasets", "pyarrow")
 _NOT_RESULTS = (
-    "report/", "hooks.py", "stats.py", "display.py", "help.py", "cli.py", "overrides.py", "guard.py",
+    "report/", "hooks.py", "stats/", "display.py", "help.py", "cli.py", "overrides.py", "guard.py",
     "secret.py", "sweep.py", "locks.py", "check.py", "optional.py", "new.py", "userfile.py",
+    "compare/", "adapters/",
 )  # fmt: skip
 _VECTOR_FLAGS = re.compile(r"(avx|sse|fma|amx|neon|asimd|sve)[\w.]*")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

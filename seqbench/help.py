@@ -18,6 +18,8 @@ _INTRO = """seqbench compares sequence-model architectures and says what the com
   python -m seqbench -m task=imdb model=bilstm,bag seeds=1   real reviews from the hub (task.path=... local)
   python -m seqbench -m task=text task.path=FILE model=lstm,bag   your own labelled texts; charlm: any text
   python -m seqbench.report runs/SWEEP                       the report again, from the records alone
+  python -m seqbench.report                                  an index of all sweeps below runs
+  python -m seqbench.compare runs/A runs/B                   two sweeps against each other, paired by seed
   python -m seqbench.new my_layer.py                         a layer of your own to start from
   python -m seqbench.check my_layer.py                       does it keep its promises? (or names of models)
   python -m seqbench --allow-code -m model=my_layer.py:MyLayer,lstm   compare it (it runs that file)

@@ -30,10 +30,12 @@ def finish(
     console: Console,
     wanted: Collection[str] | None = None,
     unrecorded: Sequence[str] = (),
+    pages: str = "full",
 ) -> int:
     """Say in the terminal what the sweep showed and write its page.
 
     Args:
+        pages: what is written, "full", "lesson" or "both".
         wanted: folders of the runs that decide the exit code; None: all of the sweep.
         unrecorded: runs that failed and left nothing in ``folder``, in words.
 
@@ -42,7 +44,6 @@ def finish(
     """
     from seqbench.report.facts import commands
     from seqbench.report.frame import read_sweep
-    from seqbench.report.page import write_page
     from seqbench.report.samples import samples
     from seqbench.report.summary import cells, flow_table, flows, speeds
     from seqbench.report.verdict import compare, headline, verdicts
@@ -77,12 +78,29 @@ def finish(
         say(console, f"pending, without a record: {line}", "red")
     for command in commands(sweep):
         say(console, f"repeat: {command}", wrap=False)
+    return 0 if _written(sweep, reports, pages, console) and good else 1
+
+
+def _written(sweep: Sweep, reports: Path, pages: str, console: Console) -> bool:
+    """Write the report, the lesson or both, and the index; False when one of them cannot be written."""
+    from seqbench.report import build_index, stem
+    from seqbench.report.lesson import write_lesson
+    from seqbench.report.page import write_page
+
+    ways = {"full": ("report", write_page, ".html"), "lesson": ("lesson", write_lesson, ".lesson.html")}
+    for name, write, ending in (way for kind, way in ways.items() if pages in (kind, "both")):
+        try:
+            say(console, f"{name}: {write(sweep, reports / (stem(sweep.folder) + ending))}", wrap=False)
+        except UsageError as error:
+            say(console, f"no {name}: {error}", "red")
+            return False
     try:
-        say(console, f"report: {write_page(sweep, reports / f'{folder.name}.html')}", wrap=False)
+        index = build_index(sweep.folder.parent, reports / "index.html")
     except UsageError as error:
-        say(console, f"no report: {error}", "red")
-        return 1
-    return 0 if good else 1
+        say(console, f"no index of all sweeps: {error}", "red")
+        return False
+    say(console, f"all sweeps: {index}", wrap=False)
+    return True
 
 
 def say(console: Console, line: str, style: str = "", *, wrap: bool = True) -> None:
@@ -140,7 +158,9 @@ def _solved(cell: Cell | None) -> Text:
         return Text("-", "dim")
     if cell.task.solved_at is None:
         return Text(cell.task.metric.shown(cell.score.mean))
-    return Text(f"{cell.solved}/{cell.finished}", _COLOURS[share(cell).kind])
+    return Text(
+        f"{cell.solved}/{cell.finished}", _COLOURS[share(cell.solved, cell.finished, cell.missing).kind]
+    )
 
 
 def _numbers(sweep: Sweep, task: Task, label: str, mine: list[Cell], timed: pd.DataFrame) -> list[Text]:

@@ -17,6 +17,11 @@ from packaging.utils import canonicalize_name
 FOLDER = ROOT / "requirements"
 HASHED, UNHASHED = ("build.txt", "bench.txt", "test.txt", "lint.txt"), "torch.txt"
 TORCH_FAMILY = re.compile(r"torch|triton|(nvidia|cuda)-[a-z0-9-]+")
+FOR_USERS = {
+    "tensorboard",
+    "mlflow",
+    "wandb",
+}  # their own versions of what they use anyway; no target installs them
 HASHES = r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})*)"
 PIN = re.compile(r"(?P<pin>[a-z0-9][a-z0-9.-]*==[^\s\\]+(?: ; [^\\]+?)?)" + HASHES + r"\n")
 COMMENT = re.compile(r" *#.*\n|\n")
@@ -75,8 +80,9 @@ def test_the_files_name_no_index_and_no_folder():
 def test_everything_that_pyproject_asks_for_is_pinned_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    for extra in project["project"]["optional-dependencies"].values():
-        asked += extra
+    extras = project["project"]["optional-dependencies"]
+    assert set(extras) == {"test", "dev", *FOR_USERS}
+    asked += [text for name, some in extras.items() if name not in FOR_USERS for text in some]
     known = pins()
     left, seen = [("pyproject.toml", Requirement(text), "") for text in asked], set()
     while left:

@@ -177,7 +177,15 @@ def test_black_areas_and_markers_follow_the_page_into_the_dark():
     picture = ET.fromstring(svg.inline(figure, "k", "t", "d"))
     drawn = [e for e in picture.iter() if e.tag in ("path", "use")]
     defined = {e for d in picture.iter() if d.tag in ("defs", "clipPath") for e in d.iter()}
-    fills = [e.get("fill") for e in drawn if e not in defined]
+    parents = {child: parent for parent in picture.iter() for child in parent}
+
+    def fill(element: ET.Element) -> str | None:
+        """Its own, or that of the nearest group around it."""
+        while element.get("fill") is None and element in parents:
+            element = parents[element]
+        return element.get("fill")
+
+    fills = [fill(e) for e in drawn if e not in defined]
     assert None not in fills
     assert {"currentColor", theme.BLUE, "none"} <= set(fills)
     assert any(e.get("fill-opacity") == "0.35" or e.get("opacity") == "0.35" for e in drawn)

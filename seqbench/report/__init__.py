@@ -4,19 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
+INDEX = "index"
 
-def build(folder: Path, out: Path | None = None) -> Path:
+
+def build(folder: Path, out: Path | None = None, *, lesson: bool = False) -> Path:
     """Write the page of a sweep, whole or half, and return its path.
 
     Args:
         folder: ``runs/<sweep>``.
-        out: the page; by default ``reports/<sweep>.html``.
+        out: the page; by default ``reports/<sweep>.html``, or ``reports/<sweep>.lesson.html``.
+        lesson: tell the records as a lesson for students instead of reporting them.
 
     Raises:
         UsageError: ``folder`` is not a sweep, or the page cannot be written.
     """
     from seqbench.report.frame import read_sweep
+    from seqbench.report.lesson import write_lesson
     from seqbench.report.page import write_page
 
     sweep = read_sweep(folder)
-    return write_page(sweep, out or Path("reports") / f"{folder.resolve().name}.html")
+    name = stem(folder)
+    if lesson:
+        return write_lesson(sweep, out or Path("reports") / f"{name}.lesson.html")
+    return write_page(sweep, out or Path("reports") / f"{name}.html")
+
+
+def stem(sweep: Path) -> str:
+    """The name of a sweep's pages without their ending; that of the index is taken.
+
+    >>> stem(Path("runs/a")), stem(Path("runs/index"))
+    ('a', 'index.sweep')
+    """
+    name = sweep.resolve().name
+    return f"{name}.sweep" if name == INDEX else name
+
+
+def build_index(runs: Path = Path("runs"), out: Path | None = None) -> Path:
+    """Write the page over all sweeps and return its path.
+
+    Args:
+        runs: the folder of all sweeps.
+        out: the page, in the folder of the sweeps' pages; by default ``reports/index.html``.
+
+    Raises:
+        UsageError: there is no such folder, or the page cannot be written.
+    """
+    from seqbench.report.index import write_index
+
+    return write_index(runs, out or Path("reports") / f"{INDEX}.html")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import seqbench
 from seqbench import store
 from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY
-from seqbench.report import facts, fairness, svg, tables, theme, tuning
+from seqbench.report import aggregate, facts, fairness, main_table, noise, svg, tables, theme, tuning
 from seqbench.report.frame import Sweep
 from seqbench.report.health import health
+from seqbench.report.main_table import Whole
 from seqbench.report.plots import (
     attention,
     depth,
@@ -30,6 +32,9 @@ from seqbench.report.plots import (
     learning,
     length,
     norms,
+    pareto,
+    profile,
+    progress,
     response,
     slices,
     speed,
@@ -37,6 +42,7 @@ from seqbench.report.plots import (
     training_flow,
 )
 from seqbench.report.plots.base import Plot
+from seqbench.report.premises import data_identity, speed_premises
 from seqbench.report.samples import samples
 from seqbench.report.summary import (
     Cell,
@@ -50,21 +56,46 @@ from seqbench.report.summary import (
     state_decays,
 )
 from seqbench.report.task import Task
-from seqbench.report.verdict import compare, headline, verdicts
+from seqbench.report.verdict import Comparison, compare, headline, verdicts
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_BUSY_CORES = 0.5  # kept busy by others, from which times are no ratios to speak of
+_MOST_VERDICTS = 8  # more are folded behind a summary
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that is ready to stand in the page."""
+    """A figure of the page: its plot, drawn when its picture or what it shows is first asked for."""
 
-    key: str
-    title: str
-    svg: Markup
-    how: str
-    shows: str
+    plot: Plot
+
+    @property
+    def key(self) -> str:
+        """Unique on the page."""
+        return self.plot.key
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return self.plot.title
+
+    @property
+    def how(self) -> str:
+        """How to read it."""
+        return self.plot.how
+
+    @property
+    def svg(self) -> Markup:
+        """The picture; empty when the numbers are impossible to draw."""
+        return Markup(self._made[0])
+
+    @property
+    def shows(self) -> str:
+        """What it shows, or why there is no picture."""
+        return self._made[1]
+
+    @cached_property
+    def _made(self) -> tuple[str, str]:
+        return _picture(self.plot)
 
 
 def write_page(sweep: Sweep, out: Path) -> Path:
@@ -73,7 +104,15 @@ def write_page(sweep: Sweep, out: Path) -> Path:
     Raises:
         UsageError: ``out`` cannot be written; names the settings for another place.
     """
-    html = render(sweep)
+    return put(render(sweep), out)
+
+
+def put(html: str, out: Path) -> Path:
+    """Write a page in one step.
+
+    Raises:
+        UsageError: ``out`` cannot be written; names the settings for another place.
+    """
     try:
         store.make_folder(out.parent)
         store.write_file(out, html.encode())
@@ -85,6 +124,11 @@ def write_page(sweep: Sweep, out: Path) -> Path:
 
 def render(sweep: Sweep) -> str:
     """The page as text; the same records give the same bytes."""
+    return filled("page.html", context(sweep))
+
+
+def filled(name: str, shown: Mapping[str, Any]) -> str:
+    """A template with what it shows, its style, its script and a policy that allows these two alone."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader,
@@ -94,9 +138,9 @@ def render(sweep: Sweep) -> str:
         undefined=jinja2.StrictUndefined,
     )
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    template = environment.get_template("page.html")
+    template = environment.get_template(name)
     own = {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
-    return template.render(**context(sweep), **own)
+    return template.render(**shown, **own)
 
 
 def policy(style: str, script: str) -> str:
@@ -109,7 +153,7 @@ def policy(style: str, script: str) -> str:
 
 
 def context(sweep: Sweep) -> dict[str, Any]:
-    """Everything the template shows."""
+    """Everything the template shows, in the order of the page."""
     sweep.read_all()
     grid = cells(sweep)
     chosen = flow_table(sweep)
@@ -117,69 +161,117 @@ def context(sweep: Sweep) -> dict[str, Any]:
     timed = speeds(sweep)
     rungs = compare(sweep, whole=False)
     whole = compare(sweep, whole=True)
-    reference = sweep.reference or ""
-    several = any(len(task.rungs) > 1 for task in sweep.tasks)
+    ledger = fairness.costs(sweep, grid, timed)
+    every = main_table.wholes(sweep, grid, whole, ledger, timed)
+    return {
+        **head(sweep),
+        "headline": headline(sweep, grid),
+        "verdicts": verdicts(sweep, grid, found, whole),
+        "verdicts_folded": len(sweep.labels) > _MOST_VERDICTS,
+        **results(sweep, grid, whole, rungs, every),
+        **together(sweep),
+        "learning": drawn(curves(sweep, grid)),
+        "lengths": drawn(reach(sweep, grid)),
+        "memories": tables.memories(sweep, grid),
+        "samples": samples(sweep),
+        "gradient": drawn(gradients(sweep, chosen, found)),
+        "gradient_table": tables.gradients(found) if found else None,
+        "derivative": gradient.WHICH,
+        "health": tables.training_health(health(sweep)),
+        "attention": drawn([attention.plot(sweep)]),
+        "probes": facts.silent_probes(sweep),
+        **costing(sweep, timed, every),
+        **fair(sweep, ledger),
+        "noise": noise.table(sweep, grid, whole),
+        "environments": facts.environments(sweep),
+        **ending(sweep),
+        "styles": theme.styles(sweep.labels),
+    }
+
+
+def head(sweep: Sweep) -> dict[str, Any]:
+    """What stands above the verdict."""
     return {
         "sweep": sweep,
         "version": seqbench.__version__,
         "question": facts.question(sweep),
         "setting": facts.setting(sweep),
+        "counted": counted(sweep),
         "smoke": facts.seeds_in_words(sweep).startswith("smoke"),
         "warnings": facts.warnings(sweep) + tuning.warnings(sweep),
-        "probes": facts.silent_probes(sweep),
-        "rates_swept": bool(facts.swept_rates(sweep)),
-        "headline": headline(sweep, grid),
-        "verdicts": verdicts(sweep, grid, found, whole),
-        "comparisons": max((c.judged.comparisons for c in whole), default=0),
-        "glance": tables.glance(sweep, grid),
-        "solvable": any(task.solved_at is not None for task in sweep.tasks),
-        "alone": any(task.solved_at is None and task.metric is ACCURACY for task in sweep.tasks),
-        "margins": margins(sweep),
-        "outcomes": [tables.outcomes(task, grid) for task in sweep.tasks],
-        "differences": tables.differences(whole, reference) if whole else None,
-        "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
-        "ladders": drawn(curves(sweep, grid, ladder=True)),
-        "gradient": drawn(gradients(sweep, chosen, found)),
-        "gradient_table": tables.gradients(found) if found else None,
-        "derivative": gradient.WHICH,
-        "lengths": drawn(length.plot(t, grid, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
-        "slices": drawn(slices.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
-        "singles": drawn(curves(sweep, grid, ladder=False)),
-        "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
-        "costs": tables.costs(sweep, timed, longest=True),
-        "all_costs": tables.costs(sweep, timed, longest=False),
-        "norms": drawn([norms.plot(sweep)]),
-        "health": tables.training_health(health(sweep)),
-        "memories": tables.memories(sweep, grid),
-        "counted": counted(sweep),
-        "samples": samples(sweep),
-        "failures": facts.failures(sweep),
-        "pending": [
-            facts.run_name(r) for r in sweep.runs[sweep.runs["status"] == "pending"].to_dict("records")
-        ],
-        "commands": facts.commands(sweep),
-        "hashes": facts.hashes(sweep),
-        "csv": facts.csv_link(sweep),
-        "styles": theme.styles(sweep.labels),
-        **fair(sweep, grid, timed),
     }
 
 
-def fair(sweep: Sweep, grid: list[Cell], timed: pd.DataFrame) -> dict[str, Any]:
-    """What the section on fairness and noise shows."""
-    ledger = fairness.costs(sweep, grid, timed)
-    others = facts.others_busy(sweep)
+def results(
+    sweep: Sweep, grid: list[Cell], whole: list[Comparison], rungs: list[Comparison], every: list[Whole]
+) -> dict[str, Any]:
+    """The main table, and what it leaves out: single sizes, floors, all statistics."""
+    reference = sweep.reference or ""
+    several = any(len(task.rungs) > 1 for task in sweep.tasks)
     return {
+        "outcomes_in_words": main_table.outcomes(whole, reference),
+        "comparisons": max((c.judged.comparisons for c in whole), default=0),
+        "margins": margins(sweep),
+        "main": main_table.table(every, reference) if every else None,
+        "floors": [words for task in sweep.tasks if (words := main_table.floors(task))],
+        "glance": main_table.glance(sweep, grid),
+        "outcomes": [tables.outcomes(task, grid) for task in sweep.tasks],
+        "differences": tables.differences(whole, reference) if whole else None,
+        "rung_differences": tables.differences(rungs, reference) if rungs and several else None,
+        "solvable": any(task.solved_at is not None for task in sweep.tasks),
+        "alone": any(task.solved_at is None and task.metric is ACCURACY for task in sweep.tasks),
+    }
+
+
+def together(sweep: Sweep) -> dict[str, Any]:
+    """Several tasks on a common scale."""
+    standings = aggregate.standings(sweep)
+    return {
+        "together": aggregate.table(sweep, standings),
+        "together_words": aggregate.words(sweep, standings),
+        "profiles": drawn([profile.plot(sweep)]),
+    }
+
+
+def costing(sweep: Sweep, timed: pd.DataFrame, every: list[Whole]) -> dict[str, Any]:
+    """Speed and memory over length, and score against speed."""
+    against = speed_premises(sweep)
+    fronts = (pareto.plot(sweep, task, every, i) for i, task in enumerate(sweep.tasks))
+    return {
+        "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
+        "fronts": drawn(fronts) if not against else [],
+        "speed_premises": [f"{finding.task}: {finding.about()}. {finding.why}" for finding in against],
+        "costs": tables.costs(sweep, timed),
+        "kernels": fairness.kernels(sweep),
+    }
+
+
+def fair(sweep: Sweep, ledger: list[fairness.Cost]) -> dict[str, Any]:
+    """What the section on fairness shows."""
+    others = facts.others_busy(sweep)
+    crowded = others is not None and others[1] > noise.BUSY_CORES
+    disturbed = crowded or bool(speed_premises(sweep))
+    return {
+        "rates_swept": bool(facts.swept_rates(sweep)),
         "settings": tables.settings(sweep),
         "tuning": tuning.table(sweep),
         "tuning_words": tuning.words(sweep),
         "responses": drawn(response.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
         "ledger": fairness.table(ledger),
-        "kernels": fairness.kernels(sweep),
-        "ledger_words": fairness.words(ledger, busy=others is not None and others[1] > _BUSY_CORES),
-        "identity": facts.data_identity(sweep),
-        "environments": facts.environments(sweep),
-        "others_busy": others,
+        "ledger_words": fairness.words(ledger, busy=disturbed),
+        "identity": data_identity(sweep),
+    }
+
+
+def ending(sweep: Sweep) -> dict[str, Any]:
+    """Runs that are not done, and how to repeat all."""
+    pending = sweep.runs[sweep.runs["status"] == "pending"]
+    return {
+        "failures": facts.failures(sweep),
+        "pending": [facts.run_name(run) for run in pending.to_dict("records")],
+        "commands": facts.commands(sweep),
+        "hashes": facts.hashes(sweep),
+        "csv": facts.csv_link(sweep),
     }
 
 
@@ -207,7 +299,7 @@ def gradients(
         yield jacobian.plot(sweep, task, rung)
         yield depth.plot(sweep, task, rung)
     yield gates.plot(sweep)
-    yield attention.plot(sweep)
+    yield norms.plot(sweep)
 
 
 def longest(sweep: Sweep) -> tuple[Task, int | None] | None:
@@ -215,21 +307,23 @@ def longest(sweep: Sweep) -> tuple[Task, int | None] | None:
     return next(((task, task.rungs[-1]) for task in sweep.tasks), None)
 
 
-def curves(sweep: Sweep, grid: list[Cell], *, ladder: bool) -> Iterable[Plot | None]:
-    """Learning curves of the tasks with several rungs, or of those without."""
+def curves(sweep: Sweep, grid: list[Cell]) -> Iterable[Plot | None]:
+    """Score against steps, and against time and operations, of every task."""
     for number, task in enumerate(sweep.tasks):
-        if (len(task.rungs) > 1) == ladder:
-            yield learning.plot(sweep, task, grid, number)
+        yield learning.plot(sweep, task, grid, number)
+        yield progress.plot(sweep, task, grid, number)
+
+
+def reach(sweep: Sweep, grid: list[Cell]) -> Iterable[Plot | None]:
+    """Score against the size of a task, and beyond what training showed."""
+    for number, task in enumerate(sweep.tasks):
+        yield length.plot(task, grid, sweep.labels, number)
+        yield slices.plot(sweep, task, number)
 
 
 def drawn(plots: Iterable[Plot | None]) -> list[Drawn]:
-    """Draw the figures that have something to show."""
-    found = []
-    for plot in plots:
-        if plot is not None:
-            picture, shown = _picture(plot)
-            found.append(Drawn(plot.key, plot.title, Markup(picture), plot.how, shown))
-    return found
+    """The figures that have something to show."""
+    return [Drawn(plot) for plot in plots if plot is not None]
 
 
 def _picture(plot: Plot) -> tuple[str, str]:

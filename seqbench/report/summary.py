@@ -82,6 +82,20 @@ def scored(task: Task, rung: int | None, runs: pd.DataFrame) -> pd.Series:
     return score.mask(runs["status"] == "diverged", next(iter(task.floors(rung).values()), nothing))
 
 
+def seed_scores(sweep: Sweep, task: Task) -> pd.DataFrame:
+    """Test score by (label, seed), one column per rung; NaN where no run has ended."""
+    training = sweep.training
+    columns = {}
+    for rung in task.rungs:
+        runs = training[(training["task"] == task.key) & same(training["rung"], rung)]
+        runs = runs[runs["status"].isin(["done", "diverged"])]
+        runs = runs.assign(score=scored(task, rung, runs))
+        columns[rung] = runs.groupby(["label", "seed"])["score"].mean()
+    index = pd.MultiIndex.from_product([sweep.labels, sweep.seeds], names=["label", "seed"])
+    aligned = {rung: column.reindex(index) for rung, column in columns.items()}
+    return pd.DataFrame(aligned, index=index, dtype=float)
+
+
 def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
     ended = runs[runs["status"].isin(["done", "diverged"])]
     solved = ended["solved"].eq(True)
@@ -100,8 +114,8 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
         scores=tuple(scores),
         test=_test_set_alone(ended),
         solve_rate=stats.wilson(int(solved.sum()), len(ended)),
-        steps=stats.censored_median(_times(ended, solved, "solved_step")),
-        cpu_s=stats.censored_median(_times(ended, solved, "solved_cpu_s")),
+        steps=stats.censored_median(times_to_solve(ended, "solved_step")),
+        cpu_s=stats.censored_median(times_to_solve(ended, "solved_cpu_s")),
         note=note(scores, task.floors(rung), task.metric, task.tolerance(rung)),
     )
 
@@ -116,7 +130,9 @@ def _test_set_alone(runs: pd.DataFrame) -> stats.Interval:
     return stats.wilson(round(float(accuracy[known].mean()) * one), one)
 
 
-def _times(runs: pd.DataFrame, solved: pd.Series, column: str) -> list[float | None]:
+def times_to_solve(runs: pd.DataFrame, column: str) -> list[float | None]:
+    """What each run needed until it solved its task; None where it never did."""
+    solved = runs["solved"].eq(True)
     times = pd.to_numeric(runs[column], errors="coerce").where(solved)
     return [None if pd.isna(time) else float(time) for time in times]
 
@@ -319,7 +335,8 @@ def speeds(sweep: Sweep) -> pd.DataFrame:
 
     Returns:
         ``median_s, slow_s, valid_tokens_per_s, memory_bytes, timed`` beside ``task, label, rung, mode``;
-        ``slow_s`` is the 90th percentile, or the maximum of fewer than :data:`FEWEST_FOR_P90` steps.
+        times and tokens are medians of single steps; ``slow_s`` is their 90th percentile, or the maximum of
+        fewer than :data:`FEWEST_FOR_P90`; memory is the most of any.
     """
     table = sweep.table("speed")
     keys = ["task", "label", "rung", "mode"]
@@ -335,7 +352,7 @@ def speeds(sweep: Sweep) -> pd.DataFrame:
                 "mode": mode,
                 "median_s": group["step_s"].median(),
                 "slow_s": group["step_s"].quantile(0.9 if len(group) >= FEWEST_FOR_P90 else 1.0),
-                "valid_tokens_per_s": group["valid_tokens"].sum() / group["step_s"].sum(),
+                "valid_tokens_per_s": (group["valid_tokens"] / group["step_s"]).median(),
                 "memory_bytes": group["memory_bytes"].max(),
                 "timed": len(group),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,12 +22,29 @@ _MOST_SOLVE = 0.8
 
 @dataclass(frozen=True)
 class Entry:
-    """One table cell: its text, its key for sorting, a class for its look, and whether it names a model."""
+    """One table cell.
+
+    Attributes:
+        text, key: what is shown, and what it is sorted by.
+        kind: a class for its look.
+        model: whether it names a model.
+        values: the numbers behind the text, unrounded: one, two ends of an interval, or a mean and two ends;
+            none where the key only gives it a place; None: the key itself.
+    """
 
     text: str
     key: float | str = ""
     kind: str = ""
     model: bool = False
+    values: tuple[float, ...] | None = None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The numbers behind the text, as they were computed; empty for words and for what is not known."""
+        if self.values is not None:
+            return self.values
+        known = isinstance(self.key, int | float) and math.isfinite(self.key)
+        return (float(self.key),) if known else ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,13 @@ def number(value: object, pattern: str = "{:.3g}", kind: str = "") -> Entry:
     return Entry(pattern.format(value), float(value), kind)
 
 
+def span(low: float, high: float, shown: str) -> Entry:
+    """A cell with the two ends of an interval; a dash when they are not known."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Entry(NONE, NONE, values=())
+    return Entry(shown, shown, values=(low, high))
+
+
 def interval(low: float, high: float, metric: Metric = ACCURACY) -> str:
     """An interval of scores, cut where scores end; nothing when unknown."""
     if not math.isfinite(low):
@@ -63,50 +88,18 @@ def interval(low: float, high: float, metric: Metric = ACCURACY) -> str:
     return f"[{metric.shown(max(0.0, low))}, {metric.shown(min(metric.most, high))}]"
 
 
-def share(cell: Cell) -> Entry:
-    """Solved runs of finished ones, with what is missing."""
-    if not cell.finished:
-        return Entry(_missing(cell) or NONE, -1.0, "none")
-    kind = "all" if cell.solved == cell.finished else "some" if cell.solved else "none"
-    extra = f" ({_missing(cell)})" if cell.missing else ""
-    return Entry(f"{cell.solved}/{cell.finished}{extra}", cell.solved / cell.finished, kind)
+def share(solved: int, finished: int, missing: Mapping[str, int]) -> Entry:
+    """Solved runs of finished ones, with what is missing, by status."""
+    lost = ", ".join(f"{count} {status}" for status, count in missing.items())
+    if not finished:
+        return Entry(lost or NONE, -1.0, "none", values=())
+    kind = "all" if solved == finished else "some" if solved else "none"
+    return Entry(f"{solved}/{finished}{f' ({lost})' if lost else ''}", solved / finished, kind)
 
 
-def _missing(cell: Cell) -> str:
-    return ", ".join(f"{count} {status}" for status, count in cell.missing.items())
-
-
-def glance(sweep: Sweep, grid: list[Cell]) -> Table:
-    """Models by tasks and rungs: solved runs, or the score where nothing counts as solved."""
-    places = [(task, rung) for task in sweep.tasks for rung in task.rungs]
-    by_place = {(cell.task.key, cell.rung, cell.label): cell for cell in grid}
-    rows = []
-    for label in sweep.labels:
-        mine = [by_place.get((task.key, rung, label)) for task, rung in places]
-        if any(mine):
-            rows.append([model(label), *(_glance(cell) for cell in mine)])
-    heads = [
-        ("model", False),
-        *((task.key if r is None else f"{task.symbol}={r}", True) for task, r in places),
-    ]
-    groups = (("", 1), *((task.key if task.rungs != [None] else "", len(task.rungs)) for task in sweep.tasks))
-    solvable = any(task.solved_at is not None for task in sweep.tasks)
-    names = " or ".join(dict.fromkeys(task.metric.name for task in sweep.tasks))
-    caption = f"Solved runs of finished runs; below, mean test {names}" if solvable else f"Mean test {names}"
-    return Table(caption, heads, rows, groups)
-
-
-def _glance(cell: Cell | None) -> Entry:
-    if cell is None:
-        return Entry(NONE, -1.0, "none")
-    solved = share(cell)
-    if not cell.finished:
-        return solved
-    known = math.isfinite(cell.score.mean)
-    score = cell.task.metric.shown(cell.score.mean, fewer=1) if known else NONE
-    if cell.task.solved_at is None:
-        return Entry(score, cell.score.mean if known else math.inf)
-    return Entry(f"{solved.text}\n{score}", float(solved.key), solved.kind)
+def late(finished: int) -> str:
+    """What stands for the time to solve where fewer than half of the finished runs solved."""
+    return "not in half" if finished else NONE
 
 
 def outcomes(task: Task, grid: list[Cell]) -> Table:
@@ -141,26 +134,26 @@ def outcomes(task: Task, grid: list[Cell]) -> Table:
 
 def _outcome(cell: Cell, solvable: bool, alone: bool) -> list[Entry]:
     metric = cell.task.metric
-    late = "not in half" if cell.finished else NONE
+    never = Entry(late(cell.finished), math.inf)
     times = [
-        Entry(late, math.inf) if cell.steps is None else number(cell.steps, "{:.0f}"),
-        Entry(late, math.inf) if cell.cpu_s is None else number(cell.cpu_s, "{:.2f}"),
+        never if cell.steps is None else number(cell.steps, "{:.0f}"),
+        never if cell.cpu_s is None else number(cell.cpu_s, "{:.2f}"),
     ]
     notes = [cell.note, f"{cell.diverged} diverged" if cell.diverged else ""]
     return [
         model(cell.label),
-        *([share(cell), text(_rate(cell))] if solvable else []),
+        *([share(cell.solved, cell.finished, cell.missing), _rate(cell)] if solvable else []),
         number(cell.score.mean, f"{{:.{metric.digits}f}}"),
-        text(interval(cell.score.low, cell.score.high, metric) or NONE),
+        span(cell.score.low, cell.score.high, interval(cell.score.low, cell.score.high, metric)),
         *(times if solvable else []),
-        *([text(interval(cell.test.low, cell.test.high) or NONE)] if alone else []),
+        *([span(cell.test.low, cell.test.high, interval(cell.test.low, cell.test.high))] if alone else []),
         text("; ".join(note for note in notes if note), "note"),
     ]
 
 
-def _rate(cell: Cell) -> str:
+def _rate(cell: Cell) -> Entry:
     rate = cell.solve_rate
-    return f"[{rate.low:.2f}, {rate.high:.2f}]" if math.isfinite(rate.low) else NONE
+    return span(rate.low, rate.high, f"[{rate.low:.2f}, {rate.high:.2f}]")
 
 
 def differences(comparisons: list[Comparison], reference: str) -> Table:
@@ -178,14 +171,13 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
             else c.task.at(c.task.rungs[0] if c.whole else c.rung)
         )
         digits = c.task.metric.digits
-        ends = f"[{signed(r.low, digits)}, {signed(r.high, digits)}]" if math.isfinite(r.low) else NONE
         rows.append(
             [
                 text(place),
                 model(c.label),
                 text(c.words, c.judged.outcome.name.lower()),
                 Entry(signed(r.mean, digits), r.mean),
-                text(ends),
+                span(r.low, r.high, f"[{signed(r.low, digits)}, {signed(r.high, digits)}]"),
                 number(c.judged.p, "{:.2g}"),
                 number(r.p_flip, "{:.2g}"),
                 number(r.n, "{}"),
@@ -209,7 +201,6 @@ def gradients(found: list[Flow]) -> Table:
     rows = []
     for flow in found:
         d = flow.decay
-        ends = f"[{d.low:.3f}, {d.high:.3f}]" if math.isfinite(d.low) else NONE
         half = number(d.half_life, "{:.1f}") if d.half_life < 1000 else Entry("over 1000", math.inf)
         name = "before training" if flow.moment == "init" else "after training"
         rows.append(
@@ -217,10 +208,10 @@ def gradients(found: list[Flow]) -> Table:
                 model(flow.label),
                 text(name + (", near end" if flow.two_ended else "")),
                 number(d.factor, "\N{MULTIPLICATION SIGN}{:.3f}"),
-                text(ends),
+                span(d.low, d.high, f"[{d.low:.3f}, {d.high:.3f}]"),
                 half,
                 Entry("beyond", math.inf) if d.horizon is None else number(d.horizon, "{:.0f}"),
-                number(flow.far, "{:.1e}"),
+                number(flow.far, "{:.2g}"),
                 number(flow.far_distance, "{}"),
             ]
         )
@@ -237,7 +228,7 @@ def training_health(found: list[Health]) -> Table:
         [
             text(one.task.at(one.rung)),
             model(one.label),
-            Entry("never clips", -1.0) if one.clipped is None else number(one.clipped, "{:.0%}"),
+            Entry("never clips", -1.0, values=()) if one.clipped is None else number(one.clipped, "{:.0%}"),
             number(one.median_norm, "{:.2g}"),
             number(one.largest_norm, "{:.2g}"),
             number(one.update, "{:.1e}"),
@@ -263,12 +254,12 @@ def _reach(grid: list[Cell], task: Task, label: str) -> Entry:
     mine = [c for c in grid if c.task is task and c.label == label and c.finished]
     solved = [c.rung for c in mine if c.solved >= _MOST_SOLVE * c.finished and c.rung is not None]
     if not mine:
-        return Entry(NONE, -1.0)
-    return number(max(solved), "{}") if solved else Entry("none", 0.0)
+        return Entry(NONE, -1.0, values=())
+    return number(max(solved), "{}") if solved else Entry("none", 0.0, values=())
 
 
-def costs(sweep: Sweep, speeds: pd.DataFrame, *, longest: bool) -> Table:
-    """Size, speed and memory; at the longest trained rung of each task, or at every timed one."""
+def costs(sweep: Sweep, speeds: pd.DataFrame) -> Table:
+    """Size, speed and memory at every timed length."""
     heads = [
         ("task", False), ("model", False), ("parameters", True), ("width", True), ("train step (ms)", True),
         ("p90 or max (ms)", True), ("forward (ms)", True), ("timed steps (train, forward)", True),
@@ -278,11 +269,10 @@ def costs(sweep: Sweep, speeds: pd.DataFrame, *, longest: bool) -> Table:
     for task in sweep.tasks:
         timed = {int(r) for r in speeds[speeds["task"] == task.key]["rung"].dropna()}
         every = sorted(timed | {rung for rung in task.rungs if rung is not None})
-        rungs: list[int | None] = task.rungs[-1:] if longest or task.rungs == [None] else list(every)
+        rungs: list[int | None] = [None] if task.rungs == [None] else list(every)
         for rung in rungs:
             rows += [_cost(sweep, speeds, task, rung, label) for label in sweep.labels]
-    place = "at the longest trained length" if longest else "at every timed length"
-    return Table(f"Size, speed and memory {place}", heads, [row for row in rows if row])
+    return Table("Size, speed and memory at every timed length", heads, [row for row in rows if row])
 
 
 def _cost(sweep: Sweep, speeds: pd.DataFrame, task: Task, rung: int | None, label: str) -> list[Entry]:

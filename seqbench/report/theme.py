@@ -18,6 +18,7 @@ from seqbench.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, GREEN, ORANGE, PINK, GREY = "#0173b2", "#029e73", "#d55e00", "#cc78bc", "#949494"
@@ -146,8 +147,9 @@ def panels(
     figure = Figure(figsize=(WIDTH, rows * height + 0.15 + 0.2 * lines), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     axes = list(grid.ravel())
-    for empty in axes[count:]:
+    for number, empty in enumerate(axes[count:], start=count):
         empty.remove()
+        axes[number - columns].tick_params(labelbottom=True)  # now the lowest of its column
     return figure, axes[:count]
 
 
@@ -224,6 +226,27 @@ def power_of_ten(value: float, _: object = None) -> str:
     if -3 < exponent < 4 or not math.isclose(value, 10.0**exponent, rel_tol=1e-6):
         return f"{value:g}"
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def plain(value: float, _: object = None) -> str:
+    """A number in three digits with k, M, G or T: a tick label, or a cell of a table.
+
+    >>> plain(200_000.0), plain(0.5), plain(8_683_770.0), plain(2.7e11)
+    ('200k', '0.5', '8.68M', '270G')
+    """
+    for size, sign in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{sign}"
+    return f"{value:.3g}"
+
+
+def one_two_five(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of every power of ten on a logarithmic axis, and nothing between them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(plain))
+    axis.set_minor_locator(NullLocator())
 
 
 def contrast(colour: str, background: str) -> float:

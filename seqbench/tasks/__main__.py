@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import itertools
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from seqbench import schema
 from seqbench.errors import UsageError
 from seqbench.guard import shown
 from seqbench.registry import lookup, plugins
-from seqbench.tasks.base import GeneratedTask, TaskConfig
+from seqbench.tasks.base import GeneratedTask, TaskConfig, example
 
 _WIDTH, _INDENT = 100, 14
 
@@ -66,12 +65,6 @@ def variants(cls: type[TaskConfig]) -> Iterator[tuple[TaskConfig, list[str]]]:
         if task.card().id not in seen:
             seen.add(task.card().id)
             yield task, [f"task.{key}={value}" for key, value in chosen.items()]
-
-
-def example(cls: type) -> str:
-    """The worked example: a task's docstring from the word "Example" on."""
-    text = inspect.getdoc(cls) or ""
-    return text[text.index("Example") :] if "Example" in text else ""
 
 
 def _card(task: TaskConfig, chosen: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,12 @@ class Card:
     loss: str = "cross-entropy at the scored answers"
     slice_axis: str = ""
     trained_to: int | None = None
+
+
+def example(cls: type) -> str:
+    """The worked example: a task's docstring from the word "Example" on."""
+    text = inspect.getdoc(cls) or ""
+    return text[text.index("Example") :] if "Example" in text else ""
 
 
 @dataclass(frozen=True)
@@ -201,8 +208,12 @@ class TaskConfig:
         return []
 
     def described(self) -> dict[str, Any]:
-        """The card as plain data, with how a rung is written, for records."""
-        return {**dataclasses.asdict(self.card()), "rung_symbol": self.ladder_symbol}
+        """The card as plain data, with how a rung is written and the worked example, for records."""
+        own = {
+            "rung_symbol": self.ladder_symbol,
+            "example": example(type(self)).replace("``", "").splitlines(),
+        }
+        return {**dataclasses.asdict(self.card()), **own}
 
     def open(self, seed: int, cache: Path) -> Data:
         """The data of the run with this seed."""

@@ -28,20 +28,20 @@ def plot(task: Task, speeds: pd.DataFrame, labels: list[str], number: int) -> Pl
         return None
     return Plot(
         key=f"speed{number}",
-        title=f"Speed against length: {task.key}",
+        title=f"Speed and memory against length: {task.key}",
         draw=lambda: draw(here, task, labels),
         how=(
             "both axes are logarithmic, so equal slopes are equal powers of the length; points are medians "
             "of single timed steps, the bar above a point reaches to the 90th percentile of at least "
             f"{FEWEST_FOR_P90} steps, and to the slowest of fewer; tokens per second count real tokens only, "
-            "never padding"
+            "never padding; peak memory is what a step adds to the process"
         ),
         shows=shows(here, task, labels),
     )
 
 
 def draw(speeds: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
-    """Draw ``label, rung, mode, median_s, slow_s, valid_tokens_per_s``."""
+    """Draw ``label, rung, mode, median_s, slow_s, valid_tokens_per_s, memory_bytes``."""
     chosen = {label: style for label, style in theme.styles(labels).items() if label in set(speeds["label"])}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, axes = theme.panels(4, 2.2, chosen, sharex=True)
@@ -51,9 +51,14 @@ def draw(speeds: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
         for label, style in chosen.items():
             line = here[here["label"] == label].sort_values("rung")
             _times(axes[column], line, style)
-            axes[2 + column].plot(line["rung"], line["valid_tokens_per_s"], **style.marked())
         axes[column].set_title(f"{title}, milliseconds")
-        axes[2 + column].set_title(f"{title}, valid tokens per second")
+    train = speeds[speeds["mode"] == "train"]
+    for panel, name, scale in zip(axes[2:], ("valid_tokens_per_s", "memory_bytes"), (1, 1e-6), strict=True):
+        for label, style in chosen.items():
+            line = train[(train["label"] == label) & train[name].gt(0)].sort_values("rung")
+            panel.plot(line["rung"], line[name] * scale, **style.marked())
+    axes[2].set_title("training step, valid tokens per second")
+    axes[3].set_title("training step, peak memory in MB")
     for panel in axes:
         _scale(panel, rungs)
     figure.supxlabel(f"{task.symbol} (sequence length)" if task.symbol == "T" else task.symbol, fontsize=9)
@@ -69,26 +74,11 @@ def _times(panel: Axes, line: pd.DataFrame, style: theme.Style) -> None:
 
 
 def _scale(panel: Axes, rungs: list[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set_xticks([float(rung) for rung in rungs], [str(rung) for rung in rungs])
-    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.yaxis.set_major_formatter(FuncFormatter(_plain))
-    panel.minorticks_off()
-
-
-def _plain(value: float, _: object = None) -> str:
-    """A tick label with k and M.
-
-    >>> _plain(200000.0), _plain(0.5), _plain(2e6)
-    ('200k', '0.5', '2M')
-    """
-    for size, sign in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{sign}"
-    return f"{value:g}"
+    theme.one_two_five(panel.yaxis)
+    panel.xaxis.minorticks_off()
 
 
 def exponent(line: pd.DataFrame) -> float:
@@ -112,7 +102,7 @@ def shows(speeds: pd.DataFrame, task: Task, labels: list[str]) -> str:
     for rung in sorted({int(train["rung"].min()), int(train["rung"].max())}):
         here = train[train["rung"] == rung].sort_values("median_s")
         quick, slow = here.iloc[0], here.iloc[-1]
-        ratio = f", {slow['median_s'] / quick['median_s']:.1f} times slower" if len(here) > 1 else ""
+        ratio = f", {slow['median_s'] / quick['median_s']:.3g} times slower" if len(here) > 1 else ""
         other = f", {slow['label']} slowest ({1e3 * slow['median_s']:.1f} ms{ratio})" if len(here) > 1 else ""
         sentences.append(
             f"At {task.symbol}={rung} a training step is quickest with {quick['label']} "

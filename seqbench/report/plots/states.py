@@ -89,7 +89,8 @@ def _panel(panel: Axes, mine: pd.DataFrame, style: theme.Style) -> None:
                 line.index, line, color=style.colour, linestyle=(0, dash), **look,
                 label=str(state) if moment == "final" else None,
             )  # fmt: skip
-    panel.legend(fontsize=7.5)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=7.5)
 
 
 def looks(moments: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:

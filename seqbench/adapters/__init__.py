@@ -1,0 +1,1 @@
+"""Sweeps for TensorBoard, MLflow or Weights & Biases to show: from records alone, without a network."""

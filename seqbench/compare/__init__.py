@@ -1,0 +1,1 @@
+"""Two sweeps against each other, from their records alone: what became better or worse, and what differs."""
