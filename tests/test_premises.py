@@ -369,7 +369,7 @@ def test_a_profile_is_drawn_and_told(tmp_path: Path):
     plot = profile.plot(read(tmp_path, two_tasks()))
     assert plot is not None
     assert plot.shows == (
-        "At least half of the way get gru in 100 %, lstm in 50 % and rnn in 0 % of the runs. "
+        "At least half of the way: gru in 100 %, lstm in 50 % and rnn in 0 % of the runs. "
         "gru lies nowhere below another."
     )
     with theme.drawing():

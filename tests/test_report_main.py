@@ -398,3 +398,14 @@ def test_the_row_of_a_canary_has_no_cost(tmp_path: Path):
     rows = {one.label: one for one in wholes(sweep)}
     assert math.isnan(rows["bag"].cost.params)
     assert rows["rnn"].cost.params == 1000
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_tasks_stand_together_where_there_are_more_than_two(tmp_path: Path, count: int):
+    work: list[Work] = [
+        (training(model, 16, seed, level, task=name, config={"task": {"name": name}}), {})
+        for name in ("order", "recall", "count")[:count]
+        for model, level in (("rnn", 0.3), ("gru", 0.6))
+        for seed in (0, 1)
+    ]
+    assert ("All tasks together" in render(read(tmp_path / "s", work))) == (count == 3)

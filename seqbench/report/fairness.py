@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
 from seqbench.report.summary import Cell, same
@@ -26,7 +27,12 @@ AXES = {  # how each cost is called in a setting, in a table, and in a sentence
     "state": ("numbers kept", "state"),
     "time": ("train step (ms)", "time per step"),
 }
-_SHORT = {"params": "{:,.0f}", "flops": "{:.3g}", "state": "{:,.0f}", "time": "{:.2f}"}
+_SHORT = {
+    "params": "{:,.0f}".format,
+    "flops": theme.plain,
+    "state": "{:,.0f}".format,
+    "time": "{:.2f}".format,
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ def _ranked(cost: Cost, axis: str, rank: int | None) -> Entry:
     value = cost.of(axis)
     if not math.isfinite(value) or rank is None:
         return Entry(NONE, math.inf)
-    return Entry(f"{_SHORT[axis].format(value)} ({rank})", value, "all" if axis == cost.by else "")
+    return Entry(f"{_SHORT[axis](value)} ({rank})", value, "all" if axis == cost.by else "")
 
 
 def ranks(values: list[float], *, highest: bool) -> list[int | None]:
@@ -212,7 +218,7 @@ def _spread(found: list[Cost], *, busy: bool) -> list[str]:
             if axis != by and len(known) > 1 and known[-1].of(axis) > 1.5 * known[0].of(axis):
                 ratio = known[-1].of(axis) / known[0].of(axis)
                 least, most = known[0].label, known[-1].label
-                parts.append(f"{most} has {ratio:.1f} times the {AXES[axis][1]} of {least}")
+                parts.append(f"{most} has {ratio:.3g} times the {AXES[axis][1]} of {least}")
         if parts and by in AXES:
             told.append(f"At equal {AXES[by][1]} on {task}, {words_list(parts)}.")
     return told

@@ -58,6 +58,7 @@ from seqbench.report.summary import (
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, compare, headline, verdicts
 
+_SEVERAL_TASKS = 3  # two stand side by side in the main table
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_VERDICTS = 8  # more are folded behind a summary
 
@@ -225,6 +226,8 @@ def results(
 
 def together(sweep: Sweep) -> dict[str, Any]:
     """Several tasks on a common scale."""
+    if len(sweep.tasks) < _SEVERAL_TASKS:
+        return {"together": None, "together_words": "", "profiles": []}
     standings = aggregate.standings(sweep)
     return {
         "together": aggregate.table(sweep, standings),

@@ -97,7 +97,7 @@ def shows(found: pd.DataFrame) -> str:
     half = found.iloc[int(np.abs(found.index - 0.5).argmin())].sort_values(ascending=False, kind="stable")
     parts = [f"{label} in {100 * share:.0f} %" for label, share in half.items()]
     rest = f" and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
-    told = f"At least half of the way get {words_list(parts[:_MOST_NAMED])}{rest} of the runs."
+    told = f"At least half of the way: {words_list(parts[:_MOST_NAMED])}{rest} of the runs."
     top = [label for label in found if (found[label].to_numpy()[:, None] >= found.to_numpy() - _SAME).all()]
     if len(found.columns) > 1 and len(top) == 1:
         told += f" {top[0]} lies nowhere below another."
