@@ -99,3 +99,11 @@ def test_every_local_link_leads_somewhere_and_no_placeholder_is_left():
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
     assert not re.search(r"\b[A-Z]+_NUMBERS\b|\bTODO\b", README)
+
+
+@pytest.mark.parametrize("name", ["default.html", "default.lesson.html"])
+def test_the_sample_is_a_page_that_needs_nothing_else(name: str):
+    page = (ROOT / "reports" / "sample" / name).read_text(encoding="utf-8")
+    assert len(page.encode()) < 500_000
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", page)
+    assert "default-src &#39;none&#39;;" in page

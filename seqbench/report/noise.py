@@ -178,8 +178,8 @@ def _seeds(grid: list[Cell], comparisons: list[Comparison]) -> Iterable[tuple[st
                 f"smallest detectable difference of {here[0].task.metric.name}, {task}",
                 " to ".join(ends) or "not known",
                 (
-                    f"found with power 0.8 at {' or '.join(seeds)} seeds, by the seeds' own spread, after "
-                    "correction; it depends on the model, and 0 means that no seed differed"
+                    f"found with power 0.8 at {' or '.join(seeds)} seeds, by the spread of the differences, "
+                    "after correction; it depends on the model, and 0 means that no seed differed"
                 ),
             )
         if alone:
