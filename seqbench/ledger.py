@@ -20,7 +20,7 @@ Plan = dict[str, Any]
 
 
 def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str], command: list[str]) -> Plan:
-    """The plan of one command; models in the order they were named."""
+    """The plan of one command; models in the order they were named, runs with the number of their job."""
     return {
         "sweep": sweep,
         "program": program,
@@ -34,6 +34,7 @@ def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str],
                 "asked": unit.asked,
                 "ground": dict(unit.ground),
                 "command": 0,
+                "job": unit.number,
                 "kind": unit.kind,
                 "label": unit.label,
                 "task": unit.job.task.name,
@@ -90,8 +91,10 @@ def ensure(folder: Path, own: Plan) -> None:
 def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
     """A plan together with the runs of an earlier one, whatever became of them, where they are comparable.
 
-    Other seeds or models of an earlier command stay in the table. What stands on other ground (code, data,
-    versions) stays on disk but out of the plan, so that the report never mixes it in.
+    Other seeds or models of an earlier command stay in the table, and so do its reference, as long as that
+    has runs, and the order in which models and jobs were declared: what is added never changes what others
+    are compared with. What stands on other ground (code, data, versions) stays on disk but out of the plan,
+    so that the report never mixes it in.
     """
     asked = {run["asked"] for run in plan["runs"]}
     ground: dict[str, set[str]] = {}
@@ -113,14 +116,32 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
     named = {entry.get("asked") for entry in earlier["runs"] if not entry.get("companion")}
     new = [
         {**entry, "command": len(numbers), "companion": entry["companion"] and entry["asked"] not in named}
-        for entry in plan["runs"]
+        for entry in _numbered(plan["runs"], earlier["runs"])
     ]
     runs = [*new, *old]
     contests = {(e.get("model"), e.get("task")) for e in runs if not e.get("companion")}
     runs = [e for e in runs if not (e.get("companion") and (e.get("model"), e.get("task")) in contests)]
-    models = dict.fromkeys([*plan["models"], *(entry["model"] for entry in old)])
+    there = {model for model, _ in contests}
+    models = dict.fromkeys([*earlier.get("models", []), *plan["models"], *(entry["model"] for entry in old)])
     commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
-    return {**plan, "commands": commands, "models": list(models), "runs": runs}
+    return {
+        **plan,
+        "commands": commands,
+        "reference": earlier["reference"] if earlier.get("reference") in there else plan["reference"],
+        "models": [model for model in models if model in there],
+        "runs": runs,
+    }
+
+
+def _numbered(runs: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Planned runs with the numbers of their jobs in the whole sweep: the old ones of jobs known before."""
+    known = {entry["asked"]: entry["job"] for entry in earlier if "job" in entry and entry.get("ground")}
+    numbers: dict[int, int] = {}
+    for entry in runs:
+        if entry["asked"] in known:
+            numbers.setdefault(entry["job"], known[entry["asked"]])
+    free = max(known.values(), default=-1) + 1
+    return [{**entry, "job": numbers.get(entry["job"], free + entry["job"])} for entry in runs]
 
 
 def _parts(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Unit:
         identity: hash of both; equal identities give equal results.
         companion: a canary that nobody named; its score is a floor of its task.
         base: what a run has in common with the trials by which it was tuned; empty where there are none.
+        number: which job of its command it is of, counted from 0 in the order in which they were declared.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Unit:
     code_sha256: str
     companion: bool = False
     base: str = ""
+    number: int = 0
 
     @property
     def job(self) -> Job:
@@ -60,12 +62,23 @@ class Unit:
 
 def plan(jobs: list[Job], sweep: Path) -> list[Unit]:
     """All units of a sweep: the training runs, long ones first, then the speed measurements."""
-    training = [unit for job in jobs for unit in _training(job, sweep)]
+    training = [
+        dataclasses.replace(unit, number=number)
+        for number, job in enumerate(jobs)
+        for unit in _training(job, sweep)
+    ]
     beside = [unit for job in companions(jobs) for unit in _training(job, sweep)]
     training += [dataclasses.replace(unit, companion=True) for unit in beside]
     training.sort(key=lambda unit: -unit.job.task.cost() * unit.job.train.steps)
-    timing = [_timing(job, sweep) for job in jobs if job.speed.enabled]
-    return list({unit.identity: unit for unit in [*training, *timing]}.values())
+    timing = [
+        dataclasses.replace(_timing(job, sweep), number=number)
+        for number, job in enumerate(jobs)
+        if job.speed.enabled
+    ]
+    units: dict[str, Unit] = {}
+    for unit in [*training, *timing]:
+        units.setdefault(unit.identity, unit)
+    return list(units.values())
 
 
 def companions(jobs: list[Job]) -> list[Job]:

@@ -222,6 +222,73 @@ def test_nothing_can_be_told(tmp_path, a, b):
         assert "Nothing can be told" in text or "cannot tell (needs at least" in text
 
 
+def few(scores: dict[str, tuple[float, ...]], **changes: Any) -> list[Work]:
+    """Models with a score for each seed."""
+    return [
+        (training(model, 16, seed, score, **changes), {})
+        for model, several in scores.items()
+        for seed, score in enumerate(several)
+    ]
+
+
+LUCKY = {"gru": (0.125, 0.126, 0.124)}
+MIXED = {"rnn": (1.0, 0.125, 0.125), "lstm": (0.125, 1.0, 0.125)}
+SOLVED = {"gru": (1.0, 1.0, 1.0)}
+OTHERWISE = {"rnn": (0.125, 1.0, 0.125), "lstm": (0.125, 0.125, 1.0)}
+
+
+def test_few_seeds_are_judged_by_the_spread_of_all_models(tmp_path):
+    alone = found_in(tmp_path / "1", few(SOLVED), few(LUCKY))
+    assert words(alone) == {"gru": "worse"}
+    beside = found_in(tmp_path / "2", few(SOLVED | MIXED), few(LUCKY | OTHERWISE))
+    row = next(row for row in beside.whole if row.label == "gru")
+    assert row.words.startswith("cannot tell")
+    differences = [[0.875, -0.875, 0.0], [0.0, 0.875, -0.875], [0.875, 0.874, 0.876]]
+    squares = sum(sum((d - sum(one) / 3) ** 2 for d in one) for one in differences)
+    assert row.result.pooled.sd == pytest.approx((squares / 6) ** 0.5, rel=1e-3)
+    assert row.result.pooled.df == 6
+    assert show.exit_code(beside) == show.EXIT_CANNOT_TELL
+
+
+def test_what_ran_the_same_to_the_last_bit_hides_no_spread_and_from_five_seeds_on_each_has_its_own(tmp_path):
+    same = {f"m{number}": (0.9, 0.91, 0.92) for number in range(9)}
+    a, b = few(SOLVED | MIXED | same), few(LUCKY | OTHERWISE | same)
+    row = next(row for row in found_in(tmp_path / "1", a, b).whole if row.label == "gru")
+    assert row.result.pooled.df == 6
+    five = [{m: (*s, *s[:2]) for m, s in some.items()} for some in (SOLVED | MIXED, LUCKY | OTHERWISE)]
+    assert words(found_in(tmp_path / "2", *map(few, five)))["gru"] == "worse"
+
+
+def test_equal_steps_of_a_small_test_set_are_no_proof(tmp_path):
+    """One answer of 40 more, three times: with more answers the same difference is one."""
+    before, after = {"gru": (0.85, 0.875, 0.85)}, {"gru": (0.875, 0.9, 0.875)}
+    coarse, fine = ({"metrics": {"test_answers": answers}} for answers in (40, 4_000_000))
+    little = found_in(tmp_path / "1", few(before, **coarse), few(after, **coarse))
+    assert words(little)["gru"].startswith("cannot tell")
+    assert words(found_in(tmp_path / "2", few(before, **fine), few(after, **fine)))["gru"] == "better"
+
+
+def test_diverged_runs_without_a_floor_to_score_them_by_refuse_the_comparison(tmp_path):
+    def errors(diverged: tuple[int, ...], floors: dict[str, float]) -> list[Work]:
+        described = card(metric="mean squared error", floors=floors)
+        made = [changed(run, test_loss=run.metrics["test_accuracy"]) for run in runs(score=0.1)]
+        status = [("diverged" if run.seed in diverged else "done") for run in made]
+        return work(
+            [dataclasses.replace(r, card=described, status=s) for r, s in zip(made, status, strict=True)]
+        )
+
+    found = found_in(tmp_path / "1", errors((), {}), errors((2, 5), {}))
+    told = "2 of 8 runs of gru diverged, and the task has no floor to score them by"
+    assert words(found) == {"gru": f"refused: B: {told}"}
+    assert found.whole[0].result is None
+    assert show.exit_code(found) == show.EXIT_CANNOT_TELL
+    assert words(found_in(tmp_path / "2", errors((2, 5), {}), errors((), {}))) == {
+        "gru": f"refused: A: {told}"
+    }
+    floored = found_in(tmp_path / "3", errors((), {"mean": 1.0}), errors((2, 5), {"mean": 1.0}))
+    assert floored.whole[0].result.n == SEEDS
+
+
 def test_half_a_sweep_has_no_pair(tmp_path):
     a = write_sweep(tmp_path / "a", work(runs(score=0.9)))
     b = write_sweep(tmp_path / "b", work(runs(score=0.9)), pending=SEEDS)

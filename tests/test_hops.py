@@ -108,7 +108,10 @@ def table(shares: dict[str, float], hops: float, distance: float = 40) -> dict[s
 
 
 def swept(folder: Path, tables: dict[str, dict[str, list[Any]]]) -> Sweep:
-    work = [(training(model, 64, 0, 0.5), {"hops": columns}) for model, columns in tables.items()]
+    work = [
+        (training(model, 64, 0, 0.5, metrics={"causal": model != "bilstm"}), {"hops": columns})
+        for model, columns in tables.items()
+    ]
     return read_sweep(write_sweep(folder, work))
 
 
@@ -128,6 +131,19 @@ def test_hops_and_what_is_left_are_told(tmp_path):
         "gets: rnn 2·10⁻¹³ (40 hops) and transformer 0.02 (1 hop). After training, of the gradient at the "
         "answer the cue gets: rnn 3·10⁻⁷ (40 hops) and transformer 0.5 (1 hop)."
     )
+
+
+@pytest.mark.parametrize(
+    ("label", "hops", "said"),
+    [("bilstm", 7, True), ("bilstm", 1, False), ("bilstm", 40, False), ("tcn", 7, False)],
+)
+def test_a_short_way_to_the_nearer_end_is_said_to_be_one(tmp_path, label, hops, said):
+    rnn, short = table({"init": 1e-9, "final": 1e-3}, 40), table({"init": 0.02, "final": 0.5}, hops)
+    words = (
+        f"In {label} the hops are those to the nearer end of the sequence; a token in the middle is about "
+        "half the sequence's length from either end."
+    )
+    assert plotted(swept(tmp_path / "s", {"rnn": rnn, label: short})).shows.endswith(words) == said
 
 
 def test_a_vanished_gradient_is_nothing_and_still_told(tmp_path):

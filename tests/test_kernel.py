@@ -92,7 +92,7 @@ def swept(folder: Path, calls: dict[str, object]):
 
 def test_a_mixed_ranking_is_warned_of(tmp_path):
     told = kernels(swept(tmp_path / "s", {"rnn": 5.0, "lstm": 0.0, "gru": 10.0, "old": None}))
-    assert told.startswith("This ranking by speed mixes kernels: rnn (5) and gru (10) ran as a loop of small")
+    assert told.startswith("These times mix kernels: rnn (5) and gru (10) ran as a loop of small")
     assert "lstm did many steps per call" in told
     assert "old" not in told
 

@@ -37,8 +37,45 @@ def test_a_plan_keeps_the_runs_of_earlier_commands_whatever_became_of_them(make_
     assert both["commands"] == [["model=gru"], ["model=lstm"]]
     assert {run["command"] for run in kept} == {0}
     assert {run["command"] for run in both["runs"] if run["model"] == "lstm"} == {1}
-    assert both["models"] == ["lstm", "gru"]
-    assert both["reference"] == "lstm"
+    assert both["models"] == ["gru", "lstm"]
+    assert both["reference"] == "gru"
+
+
+def test_the_reference_is_the_newest_one_where_the_one_before_has_no_runs_left(make_job, tmp_path):
+    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "model=gru")
+    for run in old["runs"]:
+        run["ground"] |= {"code": "other"}
+    new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "model=lstm")
+    both = extended(new, old)
+    assert (both["reference"], both["models"]) == ("lstm", ["lstm"])
+
+
+def test_jobs_keep_their_numbers_when_a_sweep_grows(make_job, tmp_path):
+    def with_steps(*steps: int, seeds: int = 1) -> Plan:
+        jobs = [make_job("rnn", seeds=list(range(seeds)), train={"steps": one}) for one in steps]
+        return written(jobs, tmp_path, f"steps={steps} seeds={seeds}")[0]
+
+    def numbers(plan: Plan) -> dict[int, set[int]]:
+        found: dict[int, set[int]] = {}
+        for run in plan["runs"]:
+            found.setdefault(run["config"]["train"]["steps"], set()).add(run["job"])
+        return found
+
+    first = with_steps(200, 400)
+    assert numbers(first) == {200: {0}, 400: {1}}  # not longest first, as they are run
+    assert numbers(extended(with_steps(400, 200, seeds=2), first)) == {200: {0}, 400: {1}}
+    grown = extended(with_steps(100, 400), first)
+    assert numbers(grown) == {200: {0}, 400: {1}, 100: {2}}
+    assert numbers(extended(with_steps(800, 100), grown)) == {200: {0}, 400: {1}, 100: {2}, 800: {3}}
+
+
+def test_a_plan_without_numbers_is_extended(make_job, tmp_path):
+    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "old")
+    for run in old["runs"]:
+        del run["job"]
+    new, _ = written([make_job("gru", seeds=[0, 1]), make_job("lstm", seeds=[0])], tmp_path, "new")
+    both = extended(new, old)
+    assert {(run["model"], run["job"]) for run in both["runs"]} == {("gru", 0), ("lstm", 1)}
 
 
 def test_the_same_command_twice_is_one_command(make_job, tmp_path):
@@ -104,7 +141,8 @@ def test_the_runs_of_a_damaged_plan_are_found_again(make_job, tmp_path):
     assert set(found) == {unit.identity for unit in units[:3]}
     original = {run["identity"]: run for run in first["runs"]}
     for identity, run in found.items():
-        assert {**run, "command": 0, "config": {}} == {**original[identity], "command": 0, "config": {}}
+        expected = {key: value for key, value in original[identity].items() if key != "job"}
+        assert {**run, "command": 0, "config": {}} == {**expected, "command": 0, "config": {}}
     assert both["commands"] == [["model=lstm"]]
     assert records.read_plan(tmp_path) == both | {"schema": records.SCHEMA}
     assert ledger.write(tmp_path, second)[1] == ""

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from faults import markup
-from made import FIVE, Work, card, changed, small, tables, timing, training, usual, write_sweep
+from made import FIVE, Work, card, small, tables, training, usual, write_sweep
 from made_pages import SWEEPS, gates, probed
 from rich.console import Console
-from test_hops import table as hops
 from test_report import checked
 from test_report_absurd import RUNS, TABLES
 from test_report_attention import by_hand
@@ -214,108 +213,6 @@ def test_a_varied_bias_is_told_with_its_factors(tmp_path):
     seen = words(told(tmp_path / "s", work))
     assert "lstm (forget_bias=1) x0.75, lstm (forget_bias=3) x0.95." in seen
     assert "To see what the bias alone does" not in seen
-
-
-def against(rnn: float, lstm: float, seeds: int = 3) -> list[Work]:
-    scores = (("rnn", rnn, 0.5), ("lstm", lstm, 0.6))
-    return [
-        (training(model, 32, seed, min(1.0, score + 0.001 * seed)), tables(score, decay))
-        for model, score, decay in scores
-        for seed in range(seeds)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rnn", "lstm", "said", "not_said"),
-    [
-        (0.2, 0.9, "Yes, on every task here.", "Why"),
-        (0.9, 0.2, "Not here. The verdict on lstm, by its mean test score", "Yes"),
-        (0.998, 0.998, "both solve order, which is too easy to tell them apart", "Yes"),
-        (0.3, 0.3, "neither solves order, within the steps they were given", "Yes"),
-    ],
-)
-def test_whether_the_gates_paid_is_what_the_records_say(tmp_path, rnn, lstm, said, not_said):
-    seen = words(told(tmp_path / "s", against(rnn, lstm)))
-    part = seen[seen.index("Did the gates pay?") : seen.index("5. What attention changes")]
-    assert said in part
-    assert not_said not in part
-
-
-def test_better_at_a_floor_is_not_called_good(tmp_path):
-    seen = words(told(tmp_path / "s", against(0.2, 0.66)))
-    assert 'Better need not mean good: order: at the floor "bag of tokens".' in seen
-
-
-def test_the_gradient_is_a_reason_only_with_gates_that_start_as_drawn(tmp_path):
-    seen = []
-    for bias in (None, 3.0):
-        work = [(biased(run, bias), columns) for run, columns in against(0.3, 0.3)]
-        seen.append(words(told(tmp_path / str(bias), work)))
-    assert "its own gradient vanishes too, by x0.60 per step against x0.50 for rnn" in seen[0]
-    assert "its own gradient vanishes too" not in seen[1]
-
-
-def test_one_seed_decides_nothing(tmp_path):
-    seen = words(told(tmp_path / "s", against(0.2, 0.9, seeds=1)))
-    assert "That cannot be told here." in seen
-    assert "1 seed cannot tell" in seen
-    assert "One seed says nothing about how much results differ by chance" in seen
-
-
-def test_the_same_data_is_claimed_only_where_it_was_the_same(tmp_path):
-    other = [
-        (changed(run, first_batch_sha256=f"{run.model} {run.seed}"), columns)
-        for run, columns in against(0.3, 0.3)
-    ]
-    claim = "and the same data for every model of a seed"
-    assert claim in words(told(tmp_path / "a", against(0.3, 0.3)))
-    seen = words(told(tmp_path / "b", other))
-    assert claim not in seen
-    assert "did NOT see the same data" in seen
-
-
-def test_hops_are_those_of_the_records(tmp_path):
-    work = [
-        (training(model, 16, 0, 1.0), {"hops": hops({"init": 0.1}, hops=count, distance=40)})
-        for model, count in (("rnn", 40), ("transformer", 1))
-    ]
-    seen = words(told(tmp_path / "s", work))
-    assert (
-        "lies 40 steps back; on its way there the gradient takes 40 hops in rnn and 1 in transformer." in seen
-    )
-
-
-def test_the_example_shows_what_the_deciding_token_gets(tmp_path):
-    looked = {"attention": by_hand([0.02, 0.93, 0.03, 0.02], deciding=(1,), tokens=(7, 8, 9, 6))}
-    seen = words(told(tmp_path / "s", [(training("transformer", 16, 0, 1.0), looked)]))
-    assert "when it reads for the answer at position 3" in seen
-    assert "7 [8: 0.93] 9 6" in seen
-
-
-def test_the_cost_of_length_is_that_of_the_records(tmp_path):
-    work: list[Work] = []
-    for model, power in (("rnn", 1), ("transformer", 2)):
-        run, columns = timing(model)
-        speed = columns["speed"]
-        longer = [rung / 16 for rung in speed["rung"]]
-        more = {
-            "flops": [1e6 * r**power for r in longer],
-            "state_values": [64 * r ** (power - 1) for r in longer],
-        }
-        work += [(training(model, 16, 0, 0.5), tables(0.5)), (run, {"speed": {**speed, **more}})]
-    seen = words(told(tmp_path / "s", work))
-    assert "From T=16 to T=32 (x2), operations grow x4 in transformer and x2 in rnn." in seen
-    assert "64 → 64 (x1)" in seen
-    assert "64 → 128 (x2)" in seen
-    assert "1 → 4 (x4)" in seen
-
-
-def test_without_counts_the_cost_is_told_by_time_alone(tmp_path):
-    run, columns = timing("rnn")
-    work = [(training("rnn", 16, 0, 0.5), tables(0.5)), (run, columns)]
-    seen = words(told(tmp_path / "s", work))
-    assert "From T=16 to T=32 (x2), time and memory grow like this." in seen
-    assert "operations grow" not in seen
 
 
 def test_no_measured_number_stands_in_the_template():

@@ -13,7 +13,7 @@ import pytest
 from made import FIVE, Work, card, changed, small, tables, timing, training, usual, write_sweep
 from test_report_tuning import trial
 
-from seqbench import stats
+from seqbench import records, stats
 from seqbench.metric import SQUARED_ERROR
 from seqbench.records import Run
 from seqbench.report import aggregate, theme
@@ -22,7 +22,7 @@ from seqbench.report.page import render
 from seqbench.report.plots import profile
 from seqbench.report.premises import Finding, data_identity, premises, speed_premises
 from seqbench.report.summary import cells
-from seqbench.report.verdict import Comparison, compare, verdicts
+from seqbench.report.verdict import Comparison, barred, compare, headline, verdicts
 from seqbench.stats import Outcome
 
 SEEDS = range(3)
@@ -134,7 +134,7 @@ def test_a_budget_that_only_one_of_two_labels_names_is_refused(tmp_path: Path):
 
 
 def test_learning_rates_may_differ_since_each_model_has_its_own(tmp_path: Path):
-    assert premises(read(tmp_path, runs(gru={"lr": 0.1, "tuned": True}, lstm={"clip": 0.5}))) == []
+    assert premises(read(tmp_path, runs(gru={"lr": 0.1, "tuned": True}))) == []
 
 
 @pytest.mark.parametrize("absurd", [{"steps": "many"}, {"steps": -1}, {"batch_size": None}, {"epochs": True}])
@@ -224,6 +224,208 @@ def test_one_model_timed_on_two_machines_is_comparable_with_none(tmp_path: Path)
     assert finding.separates("gru", "rnn")
 
 
+# Sizes and other settings
+
+
+def setting(run: Run, group: str, **values: Any) -> Run:
+    """The run with other settings of a group."""
+    return dataclasses.replace(run, config={**run.config, group: {**run.config.get(group, {}), **values}})
+
+
+def three(**groups: dict[str, Any]) -> list[Work]:
+    """Three models of which gru has other settings."""
+    work = runs()
+    for group, values in groups.items():
+        work = [(setting(r, group, **values) if r.model == "gru" else r, columns) for r, columns in work]
+    return work
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "words"),
+    [
+        (
+            "match",
+            {"target": 150000},
+            "sizes (gru matched by params to 150000, rnn matched by params to 1000)",
+        ),
+        (
+            "match",
+            {"by": "none", "target": None},
+            "sizes (gru matched by none, rnn matched by params to 1000)",
+        ),
+        (
+            "match",
+            {"rung": 16},
+            "sizes (gru matched by params to 1000 at rung 16, rnn matched by params to 1000)",
+        ),
+        ("train", {"clip": 0.5}, "train.clip (gru 0.5, rnn 1)"),
+    ],
+)
+def test_a_setting_that_no_label_shows_is_refused(tmp_path: Path, group: str, values: dict, words: str):
+    found = by_label(read(tmp_path, three(**{group: values})))
+    assert found["gru"].words == f"refused: unequal {words}"
+    assert found["lstm"].judged.outcome is Outcome.BETTER
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "ours", "theirs"),
+    [
+        ("network", "dropout", 0.0, 0.1),
+        ("network", "readout", "last", "mean"),
+        ("train", "keep_best", False, True),
+        ("train", "stop_when_solved", True, False),
+        ("train", "test_examples", 1024, 64),
+        ("train", "weight_decay", 0.0, 0.1),
+        ("train", "schedule", "cosine", "constant"),
+        ("train", "warmup", 0.1, 0.0),
+    ],
+)
+def test_what_surrounds_the_model_must_be_equal(
+    tmp_path: Path, group: str, name: str, ours: Any, theirs: Any
+):
+    def given_to(odd: Any) -> list[Work]:
+        return [
+            (setting(run, group, **{name: odd if run.model == "gru" else ours}), columns)
+            for run, columns in runs()
+        ]
+
+    assert premises(read(tmp_path / "same", given_to(ours))) == []
+    (finding,) = premises(read(tmp_path / "other", given_to(theirs)))
+    assert finding.what == f"unequal {group}.{name}"
+    assert finding.separates("gru", "rnn")
+    assert not finding.separates("lstm", "rnn")
+
+
+def test_what_is_of_the_model_or_its_tuning_may_differ(tmp_path: Path):
+    free = {"lr": 0.1, "tuned": True, "log_every": 3}
+    work = three(train=free, model={"layers": 2}, match={"reference": {"name": "rnn"}})
+    assert premises(read(tmp_path, work)) == []
+
+
+def test_an_older_record_that_does_not_know_a_setting_is_no_finding(tmp_path: Path):
+    assert premises(read(tmp_path, three(network={"dropout": 0.1}, match={"rung": None}))) == []
+
+
+def test_sizes_that_the_labels_name_are_compared(tmp_path: Path):
+    work = [
+        (setting(training(model, 16, seed, 0.5 + 0.01 * seed), "match", target=target), {})
+        for model, targets in {"rnn": (1000, 9000), "lstm": (1000, 9000), "gru": (9000,)}.items()
+        for target in targets
+        for seed in SEEDS
+    ]
+    found = by_label(read(tmp_path, work))
+    assert set(found) == {"rnn (target=9000)", "lstm (target=1000)", "lstm (target=9000)", "gru"}
+    refused = {name for name, c in found.items() if c.judged.outcome is Outcome.REFUSED}
+    assert refused == {"gru"}  # only the reference's label names the size
+
+
+# What is varied, and what it is compared with
+
+
+def variant(task: str, convolution: int, seed: int, lr: float, bias: int = 0, **changes: Any) -> Work:
+    """A run of a model whose rate (and bias) tuning chose for this variant on this task."""
+    run = training("gru", 16, seed, 0.5 + 0.1 * convolution + 0.01 * seed, task=task, **changes)
+    run = setting(setting(run, "task", name=task), "train", lr=lr, tuned=True)
+    return setting(run, "model", convolution=convolution, forget_bias=bias), {}
+
+
+def tuned_variants() -> list[Work]:
+    rates = {("A", 0): 0.01, ("A", 4): 0.03, ("B", 0): 0.03, ("B", 4): 0.001}
+    return [
+        variant(task, convolution, seed, lr) for (task, convolution), lr in rates.items() for seed in SEEDS
+    ]
+
+
+def test_tuned_rates_give_a_variant_no_other_name_on_every_task(tmp_path: Path):
+    sweep = read(tmp_path, tuned_variants())
+    assert sweep.labels == ["gru (convolution=0)", "gru (convolution=4)"]
+    found = [(c.task.key, c.label, c.judged.outcome) for c in compare(sweep, whole=True)]
+    assert found == [(task, "gru (convolution=4)", Outcome.BETTER) for task in ("A", "B")]
+
+
+def test_a_tuned_rate_stays_in_the_label_where_nothing_else_tells_runs_apart(tmp_path: Path):
+    again = [variant("A", 0, seed, 0.1) for seed in SEEDS]
+    sweep = read(tmp_path, tuned_variants() + again)
+    both = ["convolution=0, lr=0.01", "convolution=4, lr=0.03", "convolution=0, lr=0.1"]
+    assert sweep.planned("A") == [f"gru ({one})" for one in both]
+    assert sweep.planned("B") == ["gru (convolution=0)", "gru (convolution=4)"]
+    typed = [(setting(run, "train", tuned=False), columns) for run, columns in tuned_variants()]
+    assert "gru (convolution=0, lr=0.01)" in read(tmp_path / "typed", typed).labels
+
+
+def searched(folder: Path, biases: dict[int, int], tried: tuple[int, ...]) -> Sweep:
+    """Two variants with the bias that was chosen for each, and trials of each with these biases."""
+    work: list[Work] = []
+    for convolution, bias in biases.items():
+        work += [variant("A", convolution, seed, 0.01, bias) for seed in SEEDS]
+        work += [variant("A", convolution, 1000, 0.01, one, kind="trial") for one in tried]
+    path = write_sweep(folder, work)
+    plan = records.read_plan(path)
+    for entry in plan["runs"]:
+        entry["base"] = f"base {entry['config']['model']['convolution']}"
+    records.write_plan(path, plan)
+    return read_sweep(path)
+
+
+def test_a_setting_that_trials_chose_is_not_in_the_label_and_one_that_was_asked_for_is(tmp_path: Path):
+    chosen = searched(tmp_path / "a", {0: 1, 4: 3}, (1, 3))
+    assert chosen.labels == ["gru (convolution=0)", "gru (convolution=4)"]
+    asked = searched(tmp_path / "b", {0: 1, 4: 3}, (1,))
+    assert asked.labels == ["gru (convolution=0, forget_bias=1)", "gru (convolution=4, forget_bias=3)"]
+
+
+def declared(folder: Path, jobs: dict[int, int | None], task: str = "order", **plan: Any) -> Sweep:
+    """A model with several numbers of steps, in the order of the plan, each of which is of a declared job."""
+    work = [
+        (setting(given(training("rnn", 16, seed, 0.5, task=task), steps=steps), "task", name=task), {})
+        for steps in jobs
+        for seed in SEEDS
+    ]
+    path = write_sweep(folder, work, **plan)
+    found = records.read_plan(path)
+    for entry in found["runs"]:
+        if (job := jobs[entry["config"]["train"]["steps"]]) is not None:
+            entry["job"] = job
+    records.write_plan(path, found)
+    return read_sweep(path)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "first"),
+    [
+        ({400: 1, 200: 0}, 200),
+        ({400: 0, 200: 1}, 400),
+        ({400: None, 200: None}, 400),
+        ({400: 2, 200: None}, 200),
+    ],
+)
+def test_the_reference_is_the_variant_declared_first(tmp_path: Path, jobs: dict[int, int | None], first: int):
+    """The plan has long runs first; plans of older versions do not say what was declared."""
+    sweep = declared(tmp_path / "s", jobs)
+    assert sweep.reference == f"rnn (steps={first})" == sweep.labels[0]
+
+
+def test_a_task_has_the_variant_of_the_reference_that_runs_on_it(tmp_path: Path):
+    work = [
+        (setting(given(training(model, 16, seed, score, task=task), steps=steps), "task", name=task), {})
+        for task, model, steps, score in (
+            ("A", "rnn", 200, 0.5), ("A", "rnn", 400, 0.6), ("A", "gru", 200, 0.7), ("B", "rnn", 200, 0.5),
+            ("B", "gru", 200, 0.7), ("C", "gru", 200, 0.7), ("C", "lstm", 200, 0.8),
+        )
+        for seed in SEEDS
+    ]  # fmt: skip
+    sweep = read(tmp_path, work)
+    assert sweep.reference == "rnn (steps=200)"
+    assert [sweep.reference_on(task) for task in "ABC"] == ["rnn (steps=200)", "rnn", None]
+    found = {(c.task.key, c.label): c for c in compare(sweep, whole=True)}
+    assert set(found) == {("A", "rnn (steps=400)"), ("A", "gru"), ("B", "gru"), ("C", "gru"), ("C", "lstm")}
+    assert found["B", "gru"].words == "better (against rnn)"
+    assert found["C", "lstm"].words == "refused: rnn (steps=200) has no runs on C"
+    lines = {v.label: v.words for v in verdicts(sweep, cells(sweep), [], list(found.values()))}
+    assert "better than rnn on B" in lines["gru"]
+    assert lines["rnn"].startswith("the reference on B")
+
+
 # Few seeds
 
 
@@ -249,6 +451,97 @@ def test_equal_scores_of_three_seeds_are_no_proof_where_other_models_vary(tmp_pa
 def test_from_five_seeds_on_every_difference_has_its_own_spread(tmp_path: Path):
     five = {label: (*scores, *scores[:2]) for label, scores in (LUCKY | MIXED).items()}
     assert by_label(read(tmp_path, scored(five)))["gru"].judged.outcome is Outcome.BETTER
+
+
+def test_a_failed_run_of_another_model_takes_no_guard_away(tmp_path: Path):
+    others = {"b": (0.125, 1.0, 0.125), "c": (1.0, 0.125, 0.125)}
+    work = scored({"rnn": (0.125, 0.126, 0.125), "gru": (1.0, 1.0, 1.0)} | others)
+    whole = by_label(read(tmp_path / "a", work))["gru"]
+    assert whole.judged.outcome is Outcome.UNDECIDED
+    lost = scored({"e": (0.125, 0.125, 0.125)})
+    lost = [lost[0], *((dataclasses.replace(run, status="failed"), c) for run, c in lost[1:])]
+    beside = by_label(read(tmp_path / "b", work + lost))["gru"]
+    assert beside.judged.outcome is Outcome.UNDECIDED
+    assert beside.result.pooled is not None
+    assert whole.result.pooled is not None
+    assert beside.result.pooled.sd == pytest.approx(whole.result.pooled.sd)
+
+
+def without_a_line(work: list[Work], **metrics: Any) -> list[Work]:
+    """The same runs of a task on which nothing counts as solved."""
+    return [
+        (changed(dataclasses.replace(run, config={**run.config, "task": {"name": "order"}}), **metrics), c)
+        for run, c in work
+    ]
+
+
+def test_a_task_without_a_line_that_counts_as_solved_needs_the_spread_of_all_models_too(tmp_path: Path):
+    beside = by_label(read(tmp_path, without_a_line(scored(LUCKY | MIXED))))["gru"]
+    assert beside.task.solved_at is None
+    assert beside.judged.outcome is Outcome.UNDECIDED
+
+
+@pytest.mark.parametrize(("answers", "outcome"), [(40, Outcome.UNDECIDED), (40_000, Outcome.BETTER)])
+def test_one_more_answer_in_each_seed_is_a_difference_only_in_a_large_test_set(
+    tmp_path: Path, answers: int, outcome: Outcome
+):
+    work = scored({"lstm": (0.85, 0.875, 0.85), "gru": (0.875, 0.9, 0.875)})
+    found = by_label(read(tmp_path, without_a_line(work, test_answers=answers)))["gru"]
+    assert found.judged.outcome is outcome
+    assert found.result.sd == pytest.approx(1 / (answers * 6**0.5))
+
+
+def test_rounding_averages_out_over_the_sizes_of_a_task(tmp_path: Path):
+    work = [
+        (training(model, rung, seed, score), {})
+        for model, score in {"rnn": 0.3, "gru": 0.5}.items()
+        for rung in (16, 32, 64, 128)
+        for seed in SEEDS
+    ]
+    sweep = read(tmp_path, work)
+    each, whole = compare(sweep, whole=False)[0], by_label(sweep)["gru"]
+    assert each.result.sd == pytest.approx(1 / (200 * 6**0.5))
+    assert whole.result.sd == pytest.approx(each.result.sd / 2)
+
+
+def unscaled(losses: dict[str, tuple[float, ...]], diverged: str = "") -> list[Work]:
+    """A squared error without any floor; the last run of one model may have diverged."""
+    nothing_known = card(metric=SQUARED_ERROR.name, floors={})
+    work = []
+    for model, several in losses.items():
+        for seed, loss in enumerate(several):
+            run = training(model, 16, seed, 0.0, card=nothing_known, metrics={"test_loss": loss})
+            ended = "diverged" if model == diverged and seed == len(several) - 1 else "done"
+            work.append((dataclasses.replace(run, status=ended), {}))
+    return without_a_line(work)
+
+
+@pytest.mark.parametrize(("diverged", "refused"), [("gru", {"gru"}), ("rnn", {"gru", "lstm"})])
+def test_a_diverged_run_that_no_floor_can_score_is_not_left_out_of_a_comparison(
+    tmp_path: Path, diverged: str, refused: set[str]
+):
+    losses = {"rnn": (0.5, 0.51, 0.5, 0.52), "lstm": (0.4, 0.4, 0.41, 0.42), "gru": (0.1, 0.1, 0.11, 0.1)}
+    sweep = read(tmp_path, unscaled(losses, diverged))
+    why = f"1 of 4 runs of {diverged} diverged, and the task has no floor to score them by"
+    found = by_label(sweep)
+    assert {label for label, c in found.items() if c.reasons} == refused
+    assert all(found[label].words == f"refused: {why}" for label in refused)
+    told = headline(sweep, cells(sweep))
+    claims = f"gru reaches mean squared error 0.1033 ({why})"
+    assert (claims in told) == (diverged == "gru")
+    assert ("the lowest mean squared error" in told) == (diverged != "gru")
+
+
+def test_a_diverged_run_that_a_floor_scores_is_compared(tmp_path: Path):
+    work = scored({"rnn": (0.12, 0.13, 0.14), "gru": (0.9, 0.9, 0.91)})
+    work[-1] = (dataclasses.replace(work[-1][0], status="diverged"), {})
+    found = by_label(read(tmp_path, work))["gru"]
+    assert (found.reasons, found.result.n) == ((), 3)
+
+
+def test_equal_errors_without_a_scale_cannot_be_told_apart_and_say_why(tmp_path: Path):
+    found = by_label(read(tmp_path, unscaled({"rnn": (0.5, 0.6, 0.7), "gru": (0.5, 0.6, 0.7)})))["gru"]
+    assert found.words == "cannot tell (no seed differed; the task has no margin)"
 
 
 def test_equivalence_of_solvers_says_what_it_cannot_see(tmp_path: Path):
@@ -323,6 +616,27 @@ def test_what_may_not_be_compared_is_marked_over_all_tasks(tmp_path: Path):
     work = [(given(r, steps=400) if (r.model, r.task) == ("gru", "adding") else r, c) for r, c in two_tasks()]
     found = {one.label: one.remark for one in aggregate.standings(read(tmp_path, work))}
     assert found == {"rnn": "", "lstm": "", "gru": "not comparable on adding: unequal budgets"}
+
+
+def test_nobody_is_called_the_most_beside_who_must_not_be_compared(tmp_path: Path):
+    fair = read(tmp_path / "fair", two_tasks())
+    assert "best possible score, the most." in aggregate.words(fair, aggregate.standings(fair))
+    assert "On adding, gru has the lowest mean squared error: 0.0167." in headline(fair, cells(fair))
+    work = [(given(r, steps=400) if (r.model, r.task) == ("gru", "adding") else r, c) for r, c in two_tasks()]
+    sweep = read(tmp_path / "unfair", work)
+    why = "(not comparable with rnn and lstm: unequal budgets)"
+    assert f"best possible score {why}." in aggregate.words(sweep, aggregate.standings(sweep))
+    assert f"On adding, gru reaches mean squared error 0.0167 {why}." in headline(sweep, cells(sweep))
+
+
+def test_many_who_must_not_be_compared_are_counted():
+    names = [f"m{i}" for i in range(6)]
+    pairs = frozenset(frozenset((name, "gru")) for name in names)
+    finding = Finding("different code", "", "order", pairs)
+    assert barred([finding, finding], "gru", [*names, "gru"]) == (
+        "not comparable with m0, m1, m2, m3 and 2 more: different code"
+    )
+    assert barred([finding], "m0", names) == ""
 
 
 def many_tasks(count: int) -> list[Work]:

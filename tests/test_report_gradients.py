@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from made import training, write_sweep
 
-from seqbench.report import svg, theme
+from seqbench.report import svg, tables, theme
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render
-from seqbench.report.plots import depth, jacobian, states, training_flow
-from seqbench.report.summary import flow_table, flows_in_training, state_decays
+from seqbench.report.plots import depth, gradient, jacobian, states, training_flow
+from seqbench.report.summary import flow_table, flows, flows_in_training, state_decays
 
 DISTANCES = list(range(1, 20))
 
@@ -189,3 +189,97 @@ def test_black_areas_and_markers_follow_the_page_into_the_dark():
     assert None not in fills
     assert {"currentColor", theme.BLUE, "none"} <= set(fills)
     assert any(e.get("fill-opacity") == "0.35" or e.get("opacity") == "0.35" for e in drawn)
+
+
+def seed_curves(curves: list[list[float]]) -> list[dict[str, list[Any]]]:
+    """A table for each seed before training, of as many distances as its curve has."""
+    return [
+        {
+            "moment": ["init"] * len(curve),
+            "distance": list(range(len(curve))),
+            "median": curve,
+            "sequences": [4] * len(curve),
+        }
+        for curve in curves
+    ]
+
+
+def of_seeds(folder: Path, models: dict[str, list[dict[str, list[Any]]]]) -> Sweep:
+    work = [
+        (training(model, 16, seed, 0.5, metrics={"causal": model != "bilstm"}), {"gradient_flow": table})
+        for model, seeds in models.items()
+        for seed, table in enumerate(seeds)
+    ]
+    return read_sweep(write_sweep(folder, work))
+
+
+def test_what_remains_far_away_is_of_distances_that_all_seeds_have(tmp_path):
+    """Two seeds reach distance 4 and one only 3; at 4 the other two would speak alone."""
+    curves = [[9.0, 1.0, 0.5, 0.15, 8.0], [9.0, 100.0, 9.0, 1.2, 900.0], [9.0, 1000.0, 90.0, 60.0]]
+    sweep = of_seeds(tmp_path / "s", {"gru": seed_curves(curves)})
+    (flow,) = flows(sweep, flow_table(sweep))
+    assert flow.far_distance == 3
+    assert flow.far == pytest.approx(0.06)  # of 0.15, 0.012 and 0.06: each seed's own ratio, then the median
+    assert flow.decay.n == 3
+    shown = tables.gradients([flow])
+    assert [entry.text for entry in shown.rows[0][-2:]] == ["0.06", "3"]
+    assert "|dL/dx| at that distance / at distance 1, median over seeds" in shown.caption
+    figure = gradient.draw(flow_table(sweep)[2], [flow], sweep.labels)
+    assert max(figure.axes[0].lines[0].get_xdata()) == 3
+
+
+def test_the_fit_is_over_distances_that_all_seeds_have(tmp_path):
+    straight = [0.5**d for d in range(6)]
+    bent = [*straight, 1e9, 1e9]
+    sweep = of_seeds(tmp_path / "s", {"gru": seed_curves([bent, straight])})
+    (flow,) = flows(sweep, flow_table(sweep))
+    assert flow.decay.factor == pytest.approx(0.5)
+
+
+def test_seeds_without_a_common_distance_have_no_decay(tmp_path):
+    table = seed_curves([[1.0, 0.5, 0.2]])[0]
+    apart = {**table, "distance": [7, 8, 9]}
+    sweep = of_seeds(tmp_path / "s", {"gru": [table, apart]})
+    (flow,) = flows(sweep, flow_table(sweep))
+    assert (flow.far_distance, flow.decay.n) == (0, 0)
+    row = tables.gradients([flow]).rows[0]
+    assert [entry.text for entry in row[2:7]] == [tables.NONE] * 5
+    render(sweep)
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ((0.5, 0.5), "1.0"), ((0.9999, 0.9999), "over 1000"), ((1.016, 1.017), "none (grows)"),
+        ((1.016,), "none (grows)"), ((0.9, 1.2), "none"), ((1.0,), "none"), ((1.0, 1.0), "none"),
+    ],
+)  # fmt: skip
+def test_the_half_life_of_what_does_not_fall(tmp_path, factors, words):
+    curves = [[factor**d for d in range(12)] for factor in factors]
+    sweep = of_seeds(tmp_path / "s", {"gru": seed_curves(curves)})
+    assert tables.gradients(flows(sweep, flow_table(sweep))).rows[0][4].text == words
+
+
+def changed_by_training(starts: list[float], ends: list[float]) -> list[dict[str, list[Any]]]:
+    return [joined(falling(a, "init"), falling(b, "final")) for a, b in zip(starts, ends, strict=True)]
+
+
+def told(sweep: Sweep) -> str:
+    chosen = flow_table(sweep)
+    return gradient.shows(sweep, chosen[0], chosen[1], flows(sweep, chosen))
+
+
+def test_training_raised_only_what_no_interval_denies(tmp_path):
+    sure = changed_by_training([0.50, 0.51, 0.52], [0.90, 0.91, 0.92])
+    unsure = changed_by_training([0.55, 0.60, 0.65], [0.60, 0.75, 0.95])
+    times = "\N{MULTIPLICATION SIGN}"
+    both = told(of_seeds(tmp_path / "s", {"gru": sure, "lstm": unsure}))
+    assert f"Training raised what remains per step in gru ({times}0.51 to 0.91)." in both
+    assert f"The mean of it rose in lstm ({times}0.60 to 0.75); over 3 seeds that is not certain." in both
+    alone = told(of_seeds(tmp_path / "t", {"lstm": unsure[:1]}))
+    assert f"rose in lstm ({times}0.55 to 0.60)" not in alone  # too little to speak of
+    one = told(of_seeds(tmp_path / "u", {"gru": sure[:1]}))
+    assert (
+        f"The mean of what remains per step rose in gru ({times}0.50 to 0.90); over one seed that is not "
+        "certain." in one
+    )

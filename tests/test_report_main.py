@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import math
 import re
 import warnings
@@ -14,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from made import Work, changed, small, tables, timing, training, usual, write_sweep
+from scipy import stats as scipy_stats
 
+from seqbench import stats
 from seqbench.metric import ACCURACY, SQUARED_ERROR
 from seqbench.report import fairness, main_table, noise, svg, theme
 from seqbench.report.frame import Sweep, read_sweep
@@ -23,6 +26,7 @@ from seqbench.report.page import render
 from seqbench.report.plots import pareto, progress
 from seqbench.report.plots.pareto import Point
 from seqbench.report.summary import cells, speeds
+from seqbench.report.tables import differences
 from seqbench.report.verdict import compare
 
 NAMES = ("شبكة", "循环神经网络", "x" * 90, "<b>&amp;</b>", "_hidden")
@@ -118,9 +122,44 @@ def test_the_difference_has_its_word_and_its_numbers(tmp_path: Path):
     sweep = read(tmp_path / "s", small({"rnn": 0.1, "gru": 0.5}, seeds=3))
     (reference, gru) = column(sweep, "against rnn")
     assert reference == "reference"
-    assert gru == "+0.400 better\n[+0.400, +0.400]"
+    assert gru == "+0.400 better\n[+0.395, +0.405]"  # equal in all seeds: the rounding of 200 answers
     shown = main_table.table(wholes(sweep), "rnn")
-    assert shown.rows[1][2].numbers == pytest.approx((0.4, 0.4, 0.4))
+    half = scipy_stats.t.ppf(0.975, 2) * stats.rounding_spread([200]) / math.sqrt(3)
+    assert shown.rows[1][2].numbers == pytest.approx((0.4, 0.4 - half, 0.4 + half))
+
+
+def test_a_tiny_p_is_only_said_to_be_one(tmp_path: Path):
+    sweep = read(tmp_path / "s", small({"rnn": 0.1, "gru": 0.5}, seeds=6))
+    (found,) = compare(sweep, whole=True)
+    assert 0 < found.judged.p < 1e-6
+    shown = differences([found], "rnn").rows[0][5]
+    assert (shown.text, shown.numbers) == ("< 0.0001", (found.judged.p,))
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_variants_whose_names_begin_alike_stay_apart(tmp_path: Path, longer: bool):
+    """Eight variants, whose settings do not fit into a label."""
+    name = "gated_deltanet" + "_of_a_user" * 6 * longer
+    work = []
+    for place, variant in enumerate(itertools.product((True, False), (0, 4), (1e-3, 1e-2))):
+        for seed in range(2):
+            run = training(name, 16, seed, 0.1 * place)
+            model = {"name": name, "negative_eigenvalues": variant[0], "convolution": variant[1]}
+            config = {**run.config, "model": model, "train": {**run.config["train"], "lr": variant[2]}}
+            work.append((dataclasses.replace(run, config=config), {}))
+    sweep = read(tmp_path / "s", work)
+    assert len(set(sweep.labels)) == len(sweep.labels) == 8
+    assert max(map(len, sweep.labels)) <= 60
+    assert [cell.score.mean for cell in cells(sweep)] == pytest.approx([0.1 * place for place in range(8)])
+    assert read_sweep(sweep.folder).labels == sweep.labels
+
+
+def test_models_whose_names_begin_alike_stay_apart(tmp_path: Path):
+    one, other = "m" * 70 + "1", "m" * 70 + "2"
+    sweep = read(tmp_path / "s", small({one: 0.1, other: 0.9}), reference=other)
+    assert len(sweep.labels) == 2
+    assert sweep.reference == sweep.labels[1]
+    assert [cell.score.mean for cell in cells(sweep)] == [0.1, 0.9]
 
 
 def test_a_diverged_run_is_counted_beside_the_ones_that_are_done(tmp_path: Path):
@@ -359,10 +398,24 @@ def test_what_the_seeds_can_show_is_said(tmp_path: Path):
     ]
     sweep = read(tmp_path / "s", work)
     (found,) = compare(sweep, whole=True)
-    assert f"smallest detectable difference of accuracy, order | {found.judged.detectable:.2f}" in noisy(
-        sweep
-    )
+    assert found.judged.detectable < found.most == 0.9
+    shown = f"difference of accuracy found with power 0.8, order | {found.judged.detectable:.2f} |"
+    assert shown in noisy(sweep)
+    assert "0 means that all seeds differed by the same amount" in noisy(sweep)
     assert "200 answers" in noisy(sweep)
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [(0.1, "(at its end more than is possible here: 0.90)"), (0.9, "(more than is possible here: 0.90)")],
+)
+def test_a_difference_that_nobody_can_reach_is_said_to_be_none(tmp_path: Path, last: float, words: str):
+    reached = {"rnn": (0.1, 0.1, 0.1), "gru": (0.1, 0.9, 0.1), "lstm": (0.9, 0.1, last), "m": (0.1, 0.9, 0.1)}
+    reached = reached if last > 0.5 else {**reached, "lstm": (0.1, 0.1, 0.1), "m": (0.1, 0.1, 0.1)}
+    work: list[Work] = [
+        (training(model, 16, seed, score), {}) for model, s in reached.items() for seed, score in enumerate(s)
+    ]
+    assert words in noisy(read(tmp_path / "s", work))
 
 
 def test_without_records_there_is_no_noise_to_speak_of(tmp_path: Path):

@@ -262,7 +262,7 @@ def test_half_a_tuned_sweep_makes_a_page(tmp_path):
 def test_a_sweep_without_tuning_says_nothing_of_it(tmp_path):
     page = render(sweep_of(tmp_path, usual()[:2]))
     assert "figure-response" not in page
-    assert "a response over learning rates is not part of this sweep" in page
+    assert "chosen beforehand for each of them" in page
 
 
 HUGE = 10**400

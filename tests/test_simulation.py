@@ -5,16 +5,24 @@ Every number is from seeded draws; the bounds leave about three standard errors 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from made import Work, training, write_sweep
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from seqbench import stats
+from seqbench.compare import judge
+from seqbench.report.frame import Sweep, read_sweep
+from seqbench.report.task import Task
+from seqbench.report.verdict import compare
 from seqbench.stats import Outcome
 
 Draws = NDArray[np.float64]
@@ -157,6 +165,68 @@ def test_two_seeds_are_too_few_since_one_pair_in_eight_of_identical_models_diffe
     assert {outcome for scores in draws[:20] for outcome in family(scores, pool=True)} == {Outcome.TOO_FEW}
 
 
+# Through the page's own verdicts: runs that were lost, coarse test sets
+
+
+def pretended(folder: Path, models: int, seeds: int, **changes: Any) -> Sweep:
+    """A sweep whose scores are to be drawn, from a test set of very many answers."""
+    changes = {"metrics": {"test_answers": 10**9}} | changes
+    work: list[Work] = [
+        (training(f"m{model}", 16, seed, 0.5, **changes), {})
+        for model in range(models)
+        for seed in range(seeds)
+    ]
+    return read_sweep(write_sweep(folder / "s", work))
+
+
+def outcomes(sweep: Sweep, scores: Draws) -> list[Outcome]:
+    """The page's verdicts on these scores (models by seeds; NaN: the run failed)."""
+    drawn = scores.ravel()
+    runs = sweep.runs.assign(test_score=drawn, status=np.where(np.isnan(drawn), "failed", "done"))
+    return [c.judged.outcome for c in compare(dataclasses.replace(sweep, runs=runs), whole=True)]
+
+
+def lossy(seed: int, repeats: int) -> Draws:
+    """Six identical models at four seeds; one run in ten is lost, of the sixth model most."""
+    draws = solve_or_not(seed, 0.5, repeats, 6, 4)
+    lost = np.random.default_rng(seed + 1).random(draws.shape) < np.array([0.1] * 5 + [0.6])[:, None]
+    return np.where(lost, np.nan, draws)
+
+
+def test_lost_runs_take_the_guard_from_nobody(tmp_path: Path):
+    draws = lossy(70, 500)
+    assert false_winners(draws, pool=True) < 0.05 + noise(500)
+    sweep = pretended(tmp_path, 6, 4)
+    found = [outcomes(sweep, scores) for scores in draws[:30]]
+    assert found == [family(scores, pool=True) for scores in draws[:30]]
+    three = solve_or_not(72, 0.5, 500, 6, 3)
+    three[:, 5, 1:] = np.nan  # no seed but the first is one that all models have
+    assert false_winners(three, pool=True) < 0.05 + noise(500)
+    assert false_winners(three, pool=False) > 0.07
+
+
+def coarse(seed: int, repeats: int, tasks: int, answers: int) -> Draws:
+    """Two identical models on several tasks at three seeds, scored by a small test set, near a step of it."""
+    rng = np.random.default_rng(seed)
+    scores = 0.8 + 0.5 / answers + rng.normal(0, 0.2 / answers, (repeats, tasks, 2, 3))
+    return np.round(scores * answers) / answers
+
+
+def test_a_coarse_test_set_names_a_winner_among_equals_unless_its_steps_are_a_spread(tmp_path: Path):
+    draws = coarse(73, 2000, 4, 40)
+
+    def rate(least: float) -> float:
+        families = [[stats.paired(a, b, least=least) for a, b in tasks] for tasks in draws]
+        named = [{Outcome.BETTER, Outcome.WORSE} & {v.outcome for v in stats.judge(f)} for f in families]
+        return float(np.mean([bool(one) for one in named]))
+
+    assert rate(0.0) > 0.09
+    assert rate(stats.rounding_spread([40])) < 0.05
+    sweep = pretended(tmp_path, 2, 3, metrics={"test_answers": 40})
+    found = [outcomes(sweep, tasks[0]) for tasks in draws[:30]]
+    assert {Outcome.BETTER, Outcome.WORSE}.isdisjoint(itertools.chain(*found))
+
+
 # False equivalence, power, exact tests
 
 
@@ -166,6 +236,17 @@ def test_a_difference_at_the_margin_is_seldom_called_equivalent(sd: float):
     found = np.mean([stats.equivalence(row) < 0.05 for row in draws])
     assert found < 0.05 + noise(2000)
     assert found > 0.03 or sd > 0.01  # it is not simply never said
+
+
+@pytest.mark.parametrize("models", [2, 5, 10])
+def test_a_family_at_the_margin_is_seldom_called_equivalent_in_any_place(models: int):
+    """Uncorrected, one of nine models that differ by the whole margin would be in every fourth sweep."""
+    draws = 0.002 * normal(75, 1500, models, 5)
+    draws[:, 1:] += stats.MARGIN
+    equal = np.mean([Outcome.EQUIVALENT in family(scores, pool=False) for scores in draws])
+    assert equal < 0.05 + noise(1500)
+    alone = [min(stats.equivalence(other - scores[0]) for other in scores[1:]) < 0.05 for scores in draws]
+    assert np.mean(alone) > {2: 0.03, 5: 0.1, 10: 0.17}[models]
 
 
 def test_equivalence_of_solve_or_not_is_blind_to_rare_failures():
@@ -229,3 +310,52 @@ def test_an_interval_of_the_interquartile_mean_covers_its_mean_over_seeds():
     means = np.array([stats.interquartile_mean(row) for row in draws.reshape(-1, 6)])
     truth, found = means.mean(), [stats.mean_interval(seeds) for seeds in means.reshape(-1, 3)]
     assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.022)
+
+
+# Two sweeps of the same code
+
+
+def compared_rows(a: Draws, b: Draws) -> list[judge.Row]:
+    """Rows of a comparison before they are judged: models by seeds in two sweeps."""
+    task = Task("order", "T", 0.998, [None], {})
+    return [
+        judge.Row(
+            task, None, True, f"m{number}", stats.mean_interval(x), stats.mean_interval(y), (0, 3), (0, 3),
+            refused=(), equal=False, scores_equal=False, result=stats.paired(y, x),
+            differences=tuple(float(d) for d in y - x),
+        )
+        for number, (x, y) in enumerate(zip(a, b, strict=True))
+    ]  # fmt: skip
+
+
+def false_alarms(models: int, repeats: int) -> tuple[float, float]:
+    """Share of comparisons of identical code with any model better or worse: by own spreads, as judged."""
+    changed = {Outcome.BETTER, Outcome.WORSE}
+    own, found = [], []
+    draws = zip(*(solve_or_not(70 + side, 0.5, repeats, models, 3) for side in (0, 1)), strict=True)
+    for a, b in draws:
+        rows = compared_rows(a, b)
+        alone = stats.judge([row.result for row in rows if row.result is not None])
+        own.append(bool(changed & {one.outcome for one in alone}))
+        found.append(bool(changed & {row.outcome for row in judge.judged(rows)}))
+    return float(np.mean(own)), float(np.mean(found))
+
+
+@pytest.mark.parametrize(("models", "alone"), [(2, 0.02), (5, 0.08), (10, 0.2)])
+def test_the_same_code_twice_is_seldom_called_worse_or_better(models: int, alone: float):
+    """A gate must not fail for nothing: three seeds that solve a task or do not."""
+    own, found = false_alarms(models, 400)
+    assert own > alone
+    assert found < 0.05 + noise(400)
+
+
+def test_a_model_that_got_worse_is_still_found_beside_others():
+    """Five models of which one lost what the others kept; the pooled spread is that of noise."""
+    rng = np.random.default_rng(80)
+    hits = []
+    for _ in range(100):
+        a, b = 0.9 + 0.01 * rng.normal(size=(2, 5, 3))
+        b[0] -= 0.2
+        hits.append([row.outcome for row in judge.judged(compared_rows(a, b))])
+    assert np.mean([one[0] is Outcome.WORSE for one in hits]) > 0.95
+    assert np.mean([Outcome.WORSE in one[1:] or Outcome.BETTER in one[1:] for one in hits]) < 0.1

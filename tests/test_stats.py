@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -156,6 +157,69 @@ def test_pooled_spread_of_too_little():
     assert stats.pooled_spread([[1], [2], [3]]) is None
     assert stats.pooled_spread([[1, 2], [2, 3], [3, NAN]]) is None
     assert stats.pooled_spread([]) is None
+
+
+def test_pooled_spread_of_what_is_there_is_the_error_of_a_fit_without_the_rest():
+    """The residual mean square of statsmodels' two-way model on the scores that were not lost."""
+    scores = np.random.default_rng(8).random((4, 5))
+    scores[1, 2] = scores[3, 0] = scores[3, 4] = NAN
+    rows = [(float(v), m, s) for m, row in enumerate(scores) for s, v in enumerate(row) if math.isfinite(v)]
+    table = pd.DataFrame(rows, columns=["score", "model", "seed"])
+    fit = ols("score ~ C(model) + C(seed)", table).fit()
+    found = stats.pooled_spread(scores)
+    assert found is not None
+    assert (found.sd**2 / 2, found.df) == (pytest.approx(fit.mse_resid), fit.df_resid)
+
+
+def test_a_model_with_one_score_says_nothing_about_the_spread_and_hides_nothing():
+    scores = [[0.125, 0.126, 0.125], [1, 1, 1], [1, 0.125, 0.125], [0.125, 1, 0.125]]
+    whole, found = stats.pooled_spread(scores), stats.pooled_spread([*scores, [0.125, NAN, NAN]])
+    assert whole is not None
+    assert found is not None
+    assert (found.sd, found.df) == (pytest.approx(whole.sd), whole.df)
+    assert stats.pooled_spread([[1, 2, NAN, NAN, NAN, NAN], [NAN, NAN, 3, 4, NAN, NAN], [NAN] * 6]) is None
+    apart = [[1, 2, NAN, NAN, NAN, NAN], [NAN, NAN, 3, 5, NAN, NAN], [NAN, NAN, NAN, NAN, 4, 9]]
+    assert stats.pooled_spread(apart) is None
+
+
+def test_pooled_spread_of_equal_scores_is_exactly_none():
+    assert stats.pooled_spread([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3], [0.7, 0.7, 0.7]]) == stats.Spread(0.0, 4)
+
+
+def test_rounding_spread_is_the_deviation_of_a_rounding_error():
+    """Values spread over many steps, rounded to answers of a test set, and averaged over two test sets."""
+    rng = np.random.default_rng(10)
+    sets = (40, 25)
+    errors = []
+    for answers in sets:
+        a, b = rng.random((2, 200_000))
+        errors.append((np.round(a * answers) - np.round(b * answers)) / answers - (a - b))
+    assert np.std(errors[0]) == pytest.approx(stats.rounding_spread(sets[:1]), rel=0.01)
+    assert np.std((errors[0] + errors[1]) / 2) == pytest.approx(stats.rounding_spread(sets), rel=0.01)
+    assert stats.rounding_spread([NAN, 0.0]) == 0.0
+
+
+def test_one_answer_of_forty_in_each_of_three_seeds_is_no_proof():
+    a, b = [0.875, 0.9, 0.875], [0.85, 0.875, 0.85]
+    plain, rounded = stats.paired(a, b), stats.paired(a, b, least=stats.rounding_spread([40]))
+    assert plain.p_t < 1e-6
+    assert rounded.sd == stats.rounding_spread([40])
+    t = rounded.mean / (rounded.sd / math.sqrt(3))
+    assert rounded.p_t == pytest.approx(2 * scipy_stats.t.sf(t, 2)) == pytest.approx(0.051, abs=1e-3)
+    assert rounded.low < 0 < rounded.high
+    varied = [0.9, 0.5, 0.7]
+    assert stats.paired(varied, b, least=stats.rounding_spread([40])) == stats.paired(varied, b)
+
+
+def test_equivalence_is_corrected_for_the_comparisons_too():
+    close = stats.paired([0.506, 0.494, 0.507, 0.515], [0.5] * 4)
+    assert 0.0125 < close.p_equivalent < 0.025
+    assert [one.outcome for one in stats.judge([close] * 2)] == [Outcome.EQUIVALENT] * 2
+    assert [one.outcome for one in stats.judge([close] * 4)] == [Outcome.UNDECIDED] * 4
+    surely = stats.paired([0.5] * 4, [0.5] * 4)
+    assert [one.outcome for one in stats.judge([close, surely])] == [Outcome.EQUIVALENT] * 2
+    few = stats.paired([0.5] * 2, [0.5] * 2)
+    assert stats.judge([close, close, few, few])[0].outcome is Outcome.EQUIVALENT
 
 
 def test_a_claim_must_survive_both_spreads():

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from seqbench import stats
-from seqbench.compare.pairs import BROKEN, ENDED, Contest, Pair, contests, pairs, refusals
+from seqbench.compare.pairs import BROKEN, ENDED, Contest, Pair, contests, pairs, refusals, unscored
 from seqbench.report import facts
 from seqbench.report.frame import Sweep
 from seqbench.report.summary import same, speeds
 from seqbench.report.task import Task
-from seqbench.report.verdict import Comparison
+from seqbench.report.verdict import SMOKE_SEEDS, Comparison, most_possible, rounding
+from seqbench.stats.samples import deviation
 
 SAME = "same records"
 NO_PAIR = "cannot tell (no seed ended in both)"
@@ -31,6 +35,8 @@ class Row:
         refused: why the scores must not be compared.
         equal: the pairs are the same records.
         scores_equal: all paired scores are equal to the last bit.
+        differences: b - a of each pair.
+        rounding: the least that their standard deviation is taken to be.
         compared: the paired difference b - a with its verdict; None where refused or the same records.
         result: the difference itself; None where refused.
     """
@@ -47,6 +53,8 @@ class Row:
     equal: bool
     scores_equal: bool
     result: stats.Paired | None
+    differences: tuple[float, ...] = ()
+    rounding: float = 0.0
     compared: Comparison | None = None
 
     @property
@@ -111,27 +119,26 @@ def compare(a: Sweep, b: Sweep) -> Found:
     """
     found = contests(a, b)
     paired = {(c.task.key, c.label): list(pairs(a, b, c)) for c in found}
-    whole = [_row(c, None, paired[c.task.key, c.label], whole=True) for c in found if c.rungs]
-    each = [_row(c, rung, paired[c.task.key, c.label], whole=False) for c in found for rung in c.rungs]
+    whole = [_row(a, b, c, None, paired[c.task.key, c.label], whole=True) for c in found if c.rungs]
+    each = [_row(a, b, c, rung, paired[c.task.key, c.label], whole=False) for c in found for rung in c.rungs]
     several = any(len(c.rungs) > 1 for c in found)
     no_speed = other_machine(a, b)
     timings = [] if no_speed else _timings(a, b, found)
     if not (timings or no_speed):
         no_speed = "speed was not measured for any model of both"
     broken = [line for c in found for line in _broken(c)]
-    return Found(a, b, _judged(whole), _judged(each) if several else [], timings, no_speed, broken, paired)
+    return Found(a, b, judged(whole), judged(each) if several else [], timings, no_speed, broken, paired)
 
 
-def _row(contest: Contest, rung: int | None, found: list[Pair], *, whole: bool) -> Row:
+def _row(a: Sweep, b: Sweep, contest: Contest, rung: int | None, found: list[Pair], *, whole: bool) -> Row:
     """A row before it is judged."""
     rungs = contest.rungs if whole else [rung]
     here = [pair for pair in found if pair.rung in rungs]
     scores = _mean([contest.scores(one) for one in rungs])
     equal = bool(here) and all(pair.a == pair.b for pair in here)
-    refused = () if equal else tuple(refusals(here))
-    metric = contest.task.metric
-    margin = contest.task.tolerance(rungs[-1])
-    return Row(
+    refused = () if equal else (*refusals(here), *unscored(a, b, contest, here))
+    least = max(rounding(a, contest.task, rungs), rounding(b, contest.theirs, rungs))
+    row = Row(
         task=contest.task,
         rung=rung,
         whole=whole,
@@ -143,7 +150,23 @@ def _row(contest: Contest, rung: int | None, found: list[Pair], *, whole: bool) 
         refused=refused,
         equal=equal,
         scores_equal=bool(here) and scores["a"].equals(scores["b"]),
-        result=None if refused else stats.paired(scores["b"], scores["a"], margin, higher=metric.higher),
+        result=None,
+        differences=() if refused else tuple(float(d) for d in scores["b"] - scores["a"]),
+        rounding=least,
+    )
+    return row if refused else dataclasses.replace(row, result=_paired(row, None))
+
+
+def _paired(row: Row, pooled: stats.Spread | None) -> stats.Paired:
+    """The paired difference of a row's scores; its spread is at least the pooled one."""
+    task = row.task
+    return stats.paired(
+        row.differences,
+        [0.0] * len(row.differences),
+        task.tolerance(task.rungs[-1] if row.whole else row.rung),
+        higher=task.metric.higher,
+        pooled=pooled,
+        least=row.rounding,
     )
 
 
@@ -165,8 +188,38 @@ def _solved(runs: pd.DataFrame, rungs: list[int | None]) -> tuple[int, int]:
     )
 
 
-def _judged(rows: list[Row]) -> list[Row]:
+def spread(rows: Iterable[Row]) -> stats.Spread | None:
+    """The standard deviation of B - A over seeds, pooled over models; None for fewer than two of them.
+
+    Three equal differences do not prove that there is no spread: where runs either solve a task or do not,
+    they are common, and among ten models whose code is the same in both sweeps, one comparison in four shows
+    one that seems surely better or worse by its own spread. What ran the same to the last bit tells nothing.
+    """
+    known = [row.differences for row in rows if len(row.differences) > 1 and not row.scores_equal]
+    df = sum(len(one) - 1 for one in known)
+    if len(known) < 2:
+        return None
+    squares = sum((len(one) - 1) * deviation(np.asarray(one)) ** 2 for one in known)
+    return stats.Spread(math.sqrt(squares / df), df)
+
+
+def _guarded(rows: list[Row]) -> list[Row]:
+    """Rows of few seeds with at least the spread that all models show together on the same task and rung."""
+    together: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        together.setdefault((row.task.key, row.rung), []).append(row)
+    spreads = {place: spread(some) for place, some in together.items()}
+    return [
+        dataclasses.replace(row, result=_paired(row, spreads[row.task.key, row.rung]))
+        if row.result is not None and row.result.n < SMOKE_SEEDS and not row.scores_equal
+        else row
+        for row in rows
+    ]
+
+
+def judged(rows: list[Row]) -> list[Row]:
     """Rows with their verdicts, corrected for how many are judged; the same records are no test."""
+    rows = _guarded(rows)
     family = [row.result for row in rows if row.result is not None and not row.equal]
     verdicts = iter(stats.judge(family))
     return [
@@ -178,7 +231,8 @@ def _judged(rows: list[Row]) -> list[Row]:
 
 
 def _comparison(row: Row, result: stats.Paired, judged: stats.Verdict) -> Comparison:
-    return Comparison(row.task, row.rung, row.whole, row.label, result, judged)
+    most = most_possible(row.task.metric, row.a.mean)
+    return Comparison(row.task, row.rung, row.whole, row.label, result, judged, possible=most)
 
 
 def _broken(contest: Contest) -> list[str]:

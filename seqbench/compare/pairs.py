@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 
 from seqbench.records import Run
-from seqbench.report.frame import MODEL_SETTINGS, Sweep
+from seqbench.report import summary
+from seqbench.report.frame import Sweep
 from seqbench.report.label import clean, flat
 from seqbench.report.summary import same, scored
 from seqbench.report.task import Task, mapping
+from seqbench.report.varied import MODEL_SETTINGS
 
 ENDED = ("done", "diverged")
 BROKEN = ("failed", "oom", "timeout", "killed")
@@ -173,6 +175,18 @@ def refusals(found: list[Pair]) -> list[str]:
     for reason in (_variant, _task_settings, _data, _test_set, _budget, _size):
         told |= dict.fromkeys(reason(found))
     return list(told)
+
+
+def unscored(a: Sweep, b: Sweep, contest: Contest, found: list[Pair]) -> Iterator[str]:
+    """Diverged runs among pairs that no floor gives a score: leaving them out would hide what went wrong."""
+    rungs = list(dict.fromkeys(pair.rung for pair in found))
+    sides = (
+        ("A", a, contest.task, contest.label, {pair.a.status for pair in found}),
+        ("B", b, contest.theirs, contest.their_label, {pair.b.status for pair in found}),
+    )
+    for name, sweep, task, label, statuses in sides:
+        if "diverged" in statuses and (words := summary.unscored(sweep, task, rungs).get(label)):
+            yield f"{name}: {words}"
 
 
 def _variant(found: list[Pair]) -> Iterator[str]:

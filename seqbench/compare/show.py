@@ -14,7 +14,7 @@ from seqbench.compare.judge import SAME, Found, Row, Timing
 from seqbench.report import facts
 from seqbench.report.formats import markdown, to_markdown
 from seqbench.report.summary import counted
-from seqbench.report.tables import NONE, Entry, Table, model, number, span, text
+from seqbench.report.tables import NONE, Entry, Table, model, number, p_value, span, text
 from seqbench.report.verdict import signed, words_list
 from seqbench.stats import Interval, Outcome
 
@@ -106,7 +106,7 @@ def _row(row: Row, short: bool) -> list[Entry]:
         *lead,
         Entry(signed(result.mean, digits), result.mean),
         span(result.low, result.high, f"[{signed(result.low, digits)}, {signed(result.high, digits)}]"),
-        number(p, "{:.2g}"),
+        p_value(p),
         number(result.n, "{}"),
         *ends,
     ]

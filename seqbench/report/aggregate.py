@@ -22,9 +22,9 @@ from seqbench.metric import BITS
 from seqbench.report import premises
 from seqbench.report.frame import Sweep
 from seqbench.report.summary import seed_scores
-from seqbench.report.tables import Entry, Table, model, number, span, text
+from seqbench.report.tables import Entry, Table, model, number, p_value, span, text
 from seqbench.report.task import Task
-from seqbench.report.verdict import words_list
+from seqbench.report.verdict import barred, words_list
 
 FEWEST_TASKS = 2
 _FEWEST_FOR_WILCOXON = 6  # with five tasks its p cannot be below 0.06
@@ -131,7 +131,7 @@ def table(sweep: Sweep, found: list[Standing]) -> Table | None:
     for one in found:
         s = one.score
         row = [model(one.label), number(s.mean, "{:.3f}"), span(s.low, s.high, _ends(s)), number(s.n, "{}")]
-        row += [number(one.p, "{:.2g}")] if tested else []
+        row += [p_value(one.p)] if tested else []
         rows.append(row + ([text(one.remark, "note")] if len(heads) > len(row) else []))
     count = len(on_scale(sweep)[0])
     scale = "0: worst floor, 1: best possible score"
@@ -150,9 +150,9 @@ def words(sweep: Sweep, found: list[Standing]) -> str:
     known, others = on_scale(sweep)
     top = max(found, key=lambda one: one.score.mean)
     tasks, way = words_list([task.key for task in known]), f"{100 * top.score.mean:.0f} % of the way"
-    told = [
-        f"Over {tasks}, {top.label} gets {way} from the worst floor to the best possible score, the most."
-    ]
+    apart = barred(premises.premises(sweep), top.label, [one.label for one in found])
+    rank = f" ({apart})" if apart else ", the most"
+    told = [f"Over {tasks}, {top.label} gets {way} from the worst floor to the best possible score{rank}."]
     rivals = [one.label for one in found if one is not top and not one.score.high < top.score.low]
     if rivals and math.isfinite(top.score.low):
         told.append(f"Its interval overlaps with that of {words_list(rivals)}.")

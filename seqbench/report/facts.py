@@ -151,7 +151,7 @@ def _unmatched(sweep: Sweep) -> list[str]:
     return list(off)
 
 
-def _rates(sweep: Sweep, column: str) -> dict[tuple[str, str], set[float]]:
+def learning_rates(sweep: Sweep, column: str) -> dict[tuple[str, str], set[float]]:
     """The learning rates by label (or model name) and task."""
     found: dict[tuple[str, str], set[float]] = {}
     for row in sweep.training.to_dict("records"):
@@ -163,8 +163,20 @@ def _rates(sweep: Sweep, column: str) -> dict[tuple[str, str], set[float]]:
 
 def swept_rates(sweep: Sweep) -> list[str]:
     """Models that have more than one learning rate on the same task."""
-    several = [name for (name, _), rates in _rates(sweep, "model").items() if len(rates) > 1]
+    several = [name for (name, _), rates in learning_rates(sweep, "model").items() if len(rates) > 1]
     return list(dict.fromkeys(several))
+
+
+def tuned_before(sweep: Sweep) -> bool:
+    """Whether every learning rate comes from a tuned file, found before this sweep."""
+    real = sweep.training[sweep.training["canary"].ne(True)]["folder"]
+    return all(sweep.config(str(name), "train").get("tuned") is True for name in real) and len(real) > 0
+
+
+def evaluated(sweep: Sweep) -> str:
+    """How often training was interrupted to look at held-out sequences, in words; empty when not known."""
+    every = sorted(v for v in _config_values(sweep, "train", "eval_every") if isinstance(v, int))
+    return f"every {' or '.join(f'{steps:,}' for steps in every)} steps" if every else ""
 
 
 def _untuned(sweep: Sweep) -> list[str]:

@@ -131,7 +131,7 @@ def table(found: list[Cost]) -> Table | None:
                 ]
             )
     return Table(
-        "What each model costs, at the highest rung; ranks among those that were made equal alike",
+        "What each model costs, at the largest size; ranks among models that were matched in the same way",
         heads,
         rows,
     )
@@ -277,7 +277,7 @@ def kernels(sweep: Sweep) -> str:
         return ""
     slow = words_list([f"{label} ({count:.0f})" for label, count in loops.items()])
     return (
-        f"This ranking by speed mixes kernels: {slow} ran as a loop of small torch calls (in brackets: "
+        f"These times mix kernels: {slow} ran as a loop of small torch calls (in brackets: "
         f"calls per step and layer, forward and backward), {words_list(list(dict.fromkeys(fast)))} did many "
         "steps per call. The times say what each costs here and now, not what the architecture could cost "
         "with a kernel of its own."

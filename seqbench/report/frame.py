@@ -18,11 +18,11 @@ from seqbench import records, store
 from seqbench.errors import UsageError
 from seqbench.records import Run
 from seqbench.report.columns import COLUMNS, read_table, scores, texts
-from seqbench.report.label import clean, differing, flat, label
+from seqbench.report.label import clean, distinct, flat, label
 from seqbench.report.task import Task, mapping, metric_of, read_tasks
+from seqbench.report.varied import MODEL_SETTINGS, task_settings, varied
 from seqbench.store import DamagedFile
 
-MODEL_SETTINGS = ("model", "network", "train", "match")
 UNFINISHED = ("pending", "damaged")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
@@ -47,7 +47,7 @@ class Sweep:
         commands, program: what followed the program's name in each command that added runs (the newest
             last), and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
-        labels: models in the order of the plan.
+        labels: models in the order of the plan, variants of a model in that of their declaration.
         records: each run that has a record, by folder.
         left_out: finished runs in the folder that belong to no plan: made with other code, data or settings.
         problems: what could not be read, in words.
@@ -70,12 +70,18 @@ class Sweep:
         """Read every table, so that :attr:`problems` is complete."""
         for name in COLUMNS:
             self.table(name)
+        self.table("slices", companions=True)
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A table of all runs below each other, with ``label, task, rung, seed``; read once."""
-        if name not in self._tables:
-            self._tables[name] = _read_tables(self, name)
-        return self._tables[name]
+    def table(self, name: str, *, companions: bool = False) -> pd.DataFrame:
+        """A table of all runs below each other, with ``label, task, rung, seed``; read once.
+
+        Args:
+            companions: of the canaries beside the comparison instead.
+        """
+        key = f"{name} of companions" if companions else name
+        if key not in self._tables:
+            self._tables[key] = _read_tables(self, name, companions=companions)
+        return self._tables[key]
 
     def config(self, folder: str, group: str) -> Mapping[str, Any]:
         """A group of a run's settings as its record has them; empty without a record."""
@@ -91,6 +97,19 @@ class Sweep:
     def trials(self) -> pd.DataFrame:
         """The runs of tuning: validation only, and never part of a comparison."""
         return self.runs[self.runs["kind"] == "trial"]
+
+    def planned(self, task: str) -> list[str]:
+        """Labels of the models that have training runs on a task, in the order of :attr:`labels`."""
+        there = set(self.training.loc[self.training["task"] == task, "label"])
+        return [label for label in self.labels if label in there]
+
+    def reference_on(self, task: str) -> str | None:
+        """What others are compared with on a task: the reference, or else the first variant of its model."""
+        there = self.planned(task)
+        if self.reference is None or self.reference in there:
+            return self.reference
+        model_of = dict(zip(self.training["label"], self.training["model"], strict=True))
+        return next((label for label in there if model_of[label] == model_of[self.reference]), None)
 
     @property
     def seeds(self) -> list[int]:
@@ -109,7 +128,7 @@ def read_sweep(folder: Path) -> Sweep:
     problems = [f"{len(plan['runs']) - len(entries)} entries of plan.json are not runs"]
     problems = problems if len(entries) < len(plan["runs"]) else []
     found: dict[str, Run] = {}
-    model_keys, task_keys = _varied(entries)
+    model_keys, task_keys = varied(entries)
     rows: list[dict[str, Any]] = []
     for entry in entries:
         status, run, reason = _record(folder, entry)
@@ -120,7 +139,7 @@ def read_sweep(folder: Path) -> Sweep:
         rows.append(_row(folder, entry, status, run, reason, model_keys, task_keys))
     _name_trials(rows, entries)
     runs = pd.DataFrame(rows, columns=_RUN_COLUMNS).astype({"rung": "Int64", "seed": "Int64"})
-    labels = _labels(runs, _list(plan.get("models")))
+    labels = _labels(runs, _list(plan.get("models")), [_job(entry) for entry in entries])
     return Sweep(
         folder=folder,
         name=clean(folder.resolve().name, 200),
@@ -191,36 +210,6 @@ def _words(value: object) -> list[str]:
     return [clean(word, 500) for word in _list(value)[:200]]
 
 
-def _varied(entries: list[dict[str, Any]]) -> tuple[dict[Any, list[str]], dict[str, list[str]]]:
-    """Settings that differ among runs of the same model (on one task), and of the same task."""
-    models: dict[Any, list[dict[str, str]]] = {}
-    tasks: dict[str, list[dict[str, str]]] = {}
-    for entry in entries:
-        if entry.get("companion") is True or entry["kind"] == "trial":
-            models.setdefault((entry["model"], entry["task"]), [])
-            tasks.setdefault(entry["task"], []).append(_task_settings(entry))
-            continue
-        settings = flat(entry["config"], MODEL_SETTINGS)
-        models.setdefault((entry["model"], entry["task"]), []).append(settings)
-        tasks.setdefault(entry["task"], []).append(_task_settings(entry))
-    by_model = {key: _telling(differing(found)) for key, found in models.items()}
-    return by_model, {key: differing(found) for key, found in tasks.items()}
-
-
-def _telling(keys: list[str]) -> list[str]:
-    """Without what follows from another setting: where a rate comes from, what a cost is matched to."""
-    matched = ["match.target", "match.rung"] if "match.by" in keys else []
-    implied = {"train.tuned", "match.reference", *matched}
-    return [key for key in keys if key not in implied] or keys
-
-
-def _task_settings(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The task's settings without its ladder: a list of one number."""
-    task = mapping(entry["config"].get("task"))
-    fixed = {key: value for key, value in task.items() if not isinstance(value, list)}
-    return flat({"task": fixed}, ["task"])
-
-
 def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, str]:
     """Status, record and reason of a planned run."""
     place = folder / entry["folder"]
@@ -281,8 +270,8 @@ def _row(
         "folder": entry["folder"],
         "kind": entry["kind"],
         "label": label(entry["model"], settings, model_keys[entry["model"], entry["task"]]),
-        "model": clean(entry["model"]),
-        "task": label(entry["task"], _task_settings(entry), task_keys[entry["task"]]),
+        "model": distinct(entry["model"]),
+        "task": label(entry["task"], task_settings(entry), task_keys[entry["task"]]),
         "rung": entry["rung"],
         "seed": entry["seed"],
         "status": status,
@@ -301,7 +290,7 @@ def _name_trials(rows: list[dict[str, Any]], entries: list[dict[str, Any]]) -> N
     for row, entry in zip(rows, entries, strict=True):
         if entry["kind"] == "trial":
             base = entry.get("base")
-            row["label"] = labels.get(base if isinstance(base, str) else "", clean(entry["model"]))
+            row["label"] = labels.get(base if isinstance(base, str) else "", distinct(entry["model"]))
 
 
 def _score(run: Run | None, metrics: Mapping[str, Any]) -> float | None:
@@ -336,19 +325,31 @@ def log_tail(folder: Path) -> str:
     return "\n".join(clean(line, _LINE) if line.strip() else "" for line in lines)
 
 
-def _labels(runs: pd.DataFrame, models: list[Any]) -> list[str]:
-    """Labels in the order in which the command named the models."""
-    order = {clean(model): number for number, model in reversed(list(enumerate(models)))}
+def _job(entry: Mapping[str, Any]) -> int:
+    """Which job of its sweep a run is of, as declared; older plans do not say, and theirs come first."""
+    number = entry.get("job")
+    return number if isinstance(number, int) and _whole(number) else -1
+
+
+def _labels(runs: pd.DataFrame, models: list[Any], jobs: list[int]) -> list[str]:
+    """Labels in the order in which the command named the models, and declared what it varied of each.
+
+    Args:
+        jobs: of each run, which job it is of.
+    """
+    order = {distinct(model): number for number, model in reversed(list(enumerate(models)))}
+    runs = runs.assign(job=jobs)
     runs = runs[runs["companion"].ne(True) & runs["kind"].ne("trial")]
-    pairs = dict.fromkeys(zip(runs["label"], runs["model"], strict=True))
-    return list(dict.fromkeys(name for name, _ in sorted(pairs, key=lambda p: order.get(p[1], len(order)))))
+    rows = zip(runs["label"], runs["model"], runs["job"], strict=True)
+    declared = sorted(rows, key=lambda row: (order.get(row[1], len(order)), row[2]))
+    return list(dict.fromkeys(name for name, _, _ in declared))
 
 
 def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | None:
     """The label of the plan's reference model, or the first model that is not a canary."""
     training = runs[(runs["kind"] == "train") & runs["companion"].ne(True)]
     named, real = (
-        training["model"] == (clean(wanted) if isinstance(wanted, str) else None),
+        training["model"] == (distinct(wanted) if isinstance(wanted, str) else None),
         training["canary"].ne(True),
     )
     for candidates in (training[named], training[real], training):
@@ -357,11 +358,11 @@ def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | N
     return None
 
 
-def _read_tables(sweep: Sweep, name: str) -> pd.DataFrame:
+def _read_tables(sweep: Sweep, name: str, *, companions: bool) -> pd.DataFrame:
     frames = []
     for row in sweep.runs.to_dict("records"):
         run = sweep.records.get(str(row["folder"]))
-        if run is None or row["companion"] or row["kind"] == "trial":
+        if run is None or bool(row["companion"]) != companions or row["kind"] == "trial":
             continue
         try:
             frame = read_table(sweep.folder / str(row["folder"]), run, name)

@@ -12,8 +12,51 @@ from seqbench.report.task import Task
 
 _EXPLODES = 100.0  # a gradient norm so many times the median of the steps before it
 _BEFORE = 50  # so many steps; a run that has converged has small norms, and its first ones were no explosion
+_TINY = 0.1  # of the median norm of a run's first steps: what lies below it is of a run that has converged
+_LASTS = 0.1  # of the loss of a run's first steps: if the loss stays up by more than that, training suffered
+_NEAR_ZERO = 0.05  # of the loss of a run's first steps
+_ROUND = 1e5  # ratios from here on are told by their power of ten
+_FEWEST = 10  # steps before one that can be told from them
 _VANISHES = 1e-7
 _KEYS = ("step", "label", "task", "rung", "seed")
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A step whose gradient is clipped and far larger than those before it; the largest of a model.
+
+    Attributes:
+        before, steps: median norm of the steps before it, and how many these were.
+        many: how many such steps there are in all runs.
+        hurts: whether it came while gradients were still large, or the loss stayed up after it.
+        learned: whether the loss was near zero before it.
+    """
+
+    step: int
+    norm: float
+    before: float
+    steps: int
+    many: int
+    hurts: bool
+    learned: bool
+
+    @property
+    def ratio(self) -> float:
+        """How many times the median of the steps before it."""
+        return self.norm / self.before
+
+    @property
+    def words(self) -> str:
+        """An explosion, or a spike that did no harm."""
+        times = f"{self.ratio:.0f} times" if self.ratio < _ROUND else f"{self.ratio:.0e} times"
+        if self.hurts:
+            return f"explodes: at one step {times} what it was before"
+        count = "one spike: " if self.many == 1 else f"{self.many} spikes, the largest "
+        loss = "; the loss was near zero" if self.learned else ""
+        return (
+            f"{count}{self.norm:.2f} at step {self.step}, {times} the median of the {self.steps} steps "
+            f"before ({self.before:.1g}{loss})"
+        )
 
 
 @dataclass(frozen=True)
@@ -23,7 +66,7 @@ class Health:
     Attributes:
         clipped: share of the steps whose gradient was clipped; None where nothing is ever clipped.
         median_norm, largest_norm: of all gradients together, before clipping.
-        jump: the largest norm relative to the median of the steps before it, where it was above the clip.
+        jump: the worst step that is more than a hundred times the median of those before it; None without.
         start: median norm of the first steps.
         update: median over parameters and steps of the update's norm relative to the parameter's.
     """
@@ -34,16 +77,14 @@ class Health:
     clipped: float | None
     median_norm: float
     largest_norm: float
-    jump: float
+    jump: Jump | None
     start: float
     update: float
 
     @property
     def flags(self) -> str:
         """What should worry a reader, in words."""
-        found = []
-        if self.jump > _EXPLODES:
-            found.append(f"explodes: at one step {self.jump:.0f} times what it was before")
+        found = [self.jump.words] if self.jump is not None else []
         if self.start < _VANISHES:
             found.append("vanishes from the start")
         return "; ".join(found)
@@ -68,7 +109,7 @@ def health(sweep: Sweep) -> list[Health]:
                             clipped=float((norms > clip).mean()) if clip else None,
                             median_norm=float(norms.median()),
                             largest_norm=float(norms.max()),
-                            jump=_jump(mine, max(clip, 1.0)),
+                            jump=_worst(mine, max(clip, 1.0), _diverged(sweep, task, rung, label)),
                             start=float(mine[mine["step"] <= _BEFORE]["gradient_norm"].median()),
                             update=_update(_of(updates, task, rung, label)),
                         )
@@ -76,15 +117,55 @@ def health(sweep: Sweep) -> list[Health]:
     return found
 
 
-def _jump(mine: pd.DataFrame, above: float) -> float:
-    """The largest norm above a level, relative to the median of the steps before it, over all seeds."""
-    found = 0.0
-    for _, steps in mine.sort_values("step").groupby("seed"):
-        norms = steps["gradient_norm"]
-        before = norms.shift().rolling(_BEFORE, min_periods=10).median()
-        jumps = (norms / before)[(norms > above) & (before > 0)]
-        found = max(found, float(jumps.max()) if len(jumps) else 0.0)
-    return found
+def _worst(mine: pd.DataFrame, above: float, diverged: set[int]) -> Jump | None:
+    """The worst step over all seeds: one that did harm, or else the largest for what was before it."""
+    runs = mine[mine["step"].notna()].sort_values("step", kind="stable").groupby("seed")
+    jumps = [_jumps(run.reset_index(drop=True), above, seed in diverged) for seed, run in runs]
+    found = pd.concat(jumps) if jumps else pd.DataFrame()
+    if found.empty:
+        return None
+    worst = found.sort_values(["hurts", "ratio"], kind="stable").iloc[-1]
+    return Jump(
+        step=int(worst["step"]),
+        norm=float(worst["norm"]),
+        before=float(worst["before"]),
+        steps=int(worst["steps"]),
+        many=len(found),
+        hurts=bool(worst["hurts"]),
+        learned=bool(worst["learned"]),
+    )
+
+
+def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame:
+    """The steps of one run that are above a level and far above the median of the steps before them.
+
+    Returns:
+        ``step, norm, before, steps, ratio, hurts, learned``.
+    """
+    norms, loss = run["gradient_norm"], run["loss"]
+    before = norms.shift().rolling(_BEFORE, min_periods=_FEWEST).median()
+    earlier = loss.shift().rolling(_BEFORE, min_periods=1).median()
+    later = loss[::-1].shift().rolling(_BEFORE, min_periods=1).median()[::-1]  # NaN: nothing is known
+    early, first = norms.head(_BEFORE).median(), abs(loss.head(_BEFORE).median())
+    lasts = (later - earlier > _LASTS * first) | (later.isna() & diverged)
+    table = pd.DataFrame(
+        {
+            "step": run["step"],
+            "norm": norms,
+            "before": before,
+            "steps": norms.shift().rolling(_BEFORE, min_periods=1).count(),
+            "ratio": norms / before.where(before > 0),
+            "hurts": lasts | (before >= _TINY * early),
+            "learned": earlier.abs() < _NEAR_ZERO * first,
+        }
+    )
+    return table[(norms > above) & (table["ratio"] > _EXPLODES)]
+
+
+def _diverged(sweep: Sweep, task: Task, rung: int | None, label: str) -> set[int]:
+    """Seeds of the runs that diverged."""
+    runs = _of(sweep.training, task, rung, label)
+    return {int(seed) for seed in runs["seed"][runs["status"] == "diverged"].dropna()}
 
 
 def _of(table: pd.DataFrame, task: Task, rung: int | None, label: str) -> pd.DataFrame:

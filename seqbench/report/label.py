@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 _LONGEST = 60
+_HASH = 6
 
 
 def flat(config: Mapping[str, Any], groups: Iterable[str]) -> dict[str, str]:
@@ -49,13 +51,26 @@ def label(name: str, settings: dict[str, str], keys: list[str]) -> str:
     'lstm (forget_bias=1)'
     """
     if not keys:
-        return clean(name)
+        return distinct(name)
     last = Counter(key.rsplit(".", 1)[-1] for key in keys)
     parts = []
     for key in keys:
         short = key.rsplit(".", 1)[-1]
         parts.append(f"{short if last[short] == 1 else key}={settings.get(key, '-')}")
-    return clean(f"{name} ({', '.join(parts)})")
+    return distinct(f"{name} ({', '.join(parts)})")
+
+
+def distinct(text: object) -> str:
+    """A name short enough to show; one that must be cut ends in a hash of all of it, so that none merge.
+
+    >>> distinct("lstm"), distinct("x" * 100)[50:], distinct("x" * 101)[50:]
+    ('lstm', 'xxx…09ecb6', 'xxx…c675a2')
+    """
+    full = clean(text, 4 * _LONGEST)
+    if len(full) <= _LONGEST:
+        return full
+    told = hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
+    return f"{full[: _LONGEST - _HASH - 1]}…{told}"
 
 
 def clean(text: object, longest: int = _LONGEST) -> str:

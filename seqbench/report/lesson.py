@@ -17,7 +17,7 @@ import seqbench
 from seqbench.report import facts, fairness, main_table, theme
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
-from seqbench.report.lesson_parts import cast, fading, gating, growth, looking, outcome, reading
+from seqbench.report.lesson_parts import cast, duel, fading, gating, growth, looking, outcome, reading
 from seqbench.report.page import Drawn, drawn, filled, put
 from seqbench.report.plots import attention, gates, gradient, hops, length, slices, speed, states
 from seqbench.report.plots.base import Plot
@@ -83,7 +83,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "commands": facts.commands(sweep),
         "pictures": pictures(sweep, grid, chosen, found),
         **recurrence(sweep, grid, chosen, found),
-        **attending(sweep),
+        **attending(sweep, found),
         **results(sweep, grid, found),
     }
 
@@ -123,11 +123,11 @@ def recurrence(sweep: Sweep, grid: list[Cell], chosen: Chosen, found: list[Flow]
         "lstm": fading.of(fades, cast.first(sweep, "lstm", "bilstm")),
         "gates": gating.table(gated, gated_at) if gated else None,
         "moved": [gate for gate in gated if gate.moved][:6],
-        "duel": outcome.duel(sweep, grid, found, fades, chosen[0] if chosen is not None else None),
+        "duel": duel.duel(sweep, grid, found, fades, chosen[0] if chosen is not None else None),
     }
 
 
-def attending(sweep: Sweep) -> dict[str, Any]:
+def attending(sweep: Sweep, found: list[Flow]) -> dict[str, Any]:
     """Section 5: what attention reads, where positions come from, and what it costs."""
     labels = cast.attends(sweep)
     grown = growth.growth(sweep)
@@ -136,7 +136,10 @@ def attending(sweep: Sweep) -> dict[str, Any]:
         "positions": cast.positions(sweep, labels[0]) if labels else None,
         "way": looking.way(sweep),
         "example": looking.example(sweep),
+        "spread": looking.glance(sweep, fading.before_training(sweep, found)),
         "growth": grown,
+        "ranking": growth.ranking(sweep, grown.task) if grown else "",
+        "on_cpu": grown is not None and growth.on_cpu(sweep, grown.task),
         "growth_table": growth.table(grown) if grown else None,
         "kernels": fairness.kernels(sweep),
     }

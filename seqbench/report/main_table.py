@@ -14,7 +14,7 @@ from seqbench.report import theme
 from seqbench.report.fairness import Cost
 from seqbench.report.frame import Sweep
 from seqbench.report.summary import Cell, same, seed_scores, times_to_solve
-from seqbench.report.tables import NONE, Entry, Table, interval, late, model, number, share, text
+from seqbench.report.tables import NONE, Entry, Table, interval, late, model, number, p_value, share, text
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, said, signed, words_list
 
@@ -200,7 +200,7 @@ def _difference(one: Whole) -> Entry:
 
 
 def _p(one: Whole) -> Entry:
-    return number(one.comparison.judged.p if one.comparison is not None else None, "{:.2g}")
+    return p_value(one.comparison.judged.p if one.comparison is not None else None)
 
 
 def _until(one: Whole, value: float | None, pattern: str) -> Entry:
@@ -284,7 +284,7 @@ def outcomes(comparisons: list[Comparison], reference: str) -> list[str]:
         groups: dict[str, list[str]] = {}
         for c in comparisons:
             if c.task.key == task:
-                groups.setdefault(said(c.judged, reference), []).append(c.label)
+                groups.setdefault(said(c.judged, c.other or reference), []).append(c.label)
         told = "; ".join(f"{outcome}: {words_list(labels)}" for outcome, labels in groups.items())
         sentences.append(f"On {task}: {told}.")
     return sentences

@@ -175,11 +175,12 @@ def _seeds(grid: list[Cell], comparisons: list[Comparison]) -> Iterable[tuple[st
             ends = dict.fromkeys(f"{value:.{digits}f}" for value in (*found[:1], *found[-1:]))
             seeds = dict.fromkeys(str(c.result.n) for c in here)
             yield (
-                f"smallest detectable difference of {here[0].task.metric.name}, {task}",
-                " to ".join(ends) or "not known",
+                f"difference of {here[0].task.metric.name} found with power 0.8, {task}",
+                (" to ".join(ends) or "not known") + _beyond(here),
                 (
-                    f"found with power 0.8 at {' or '.join(seeds)} seeds, by the spread of the differences, "
-                    "after correction; it depends on the model, and 0 means that no seed differed"
+                    f"the smallest one, at {' or '.join(seeds)} seeds, by the spread of the differences, "
+                    "after correction; it depends on the model, and 0 means that all seeds differed by the "
+                    "same amount; intervals of differences are not cut at what is possible"
                 ),
             )
         if alone:
@@ -190,3 +191,12 @@ def _seeds(grid: list[Cell], comparisons: list[Comparison]) -> Iterable[tuple[st
                 f"up to \N{PLUS-MINUS SIGN}{wide:.3f}",
                 f"Wilson's interval for {' or '.join(answers)} answers of a test set, apart from the seeds",
             )
+
+
+def _beyond(here: list[Comparison]) -> str:
+    """Whether some of the differences that would be found are larger than any can be."""
+    over = [c for c in here if c.judged.detectable >= c.most]
+    if not over:
+        return ""
+    what = "more" if len(over) == len(here) else "at its end more"
+    return f" ({what} than is possible here: {max(c.most for c in over):.2f})"

@@ -197,6 +197,7 @@ def head(sweep: Sweep) -> dict[str, Any]:
         "version": seqbench.__version__,
         "question": facts.question(sweep),
         "setting": facts.setting(sweep),
+        "evaluated": facts.evaluated(sweep),
         "counted": counted(sweep),
         "smoke": facts.seeds_in_words(sweep).startswith("smoke"),
         "warnings": facts.warnings(sweep) + tuning.warnings(sweep),
@@ -256,6 +257,7 @@ def fair(sweep: Sweep, ledger: list[fairness.Cost]) -> dict[str, Any]:
     disturbed = crowded or bool(speed_premises(sweep))
     return {
         "rates_swept": bool(facts.swept_rates(sweep)),
+        "tuned_before": facts.tuned_before(sweep),
         "settings": tables.settings(sweep),
         "tuning": tuning.table(sweep),
         "tuning_words": tuning.words(sweep),

@@ -1,4 +1,4 @@
-"""What must hold before models may be compared: equal budget, data and code, seeds that tuning never saw.
+"""What must hold before models may be compared: equal budget, size, surroundings, data and code, fresh seeds.
 
 Differences that the user asked for are none of these: when a model stands in the sweep with several budgets,
 its label names them, comparing them is the question, and the verdict says how much more one had. Only a
@@ -10,19 +10,34 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from seqbench.report.frame import Sweep
-from seqbench.report.label import clean
+from seqbench.report.label import clean, flat, printable
 from seqbench.report.task import Task, mapping
 
 HASHED_BATCHES = 10
 _MOST_PLACES = 3
 _MOST_NAMES = 8
+_SIZE = {"by": "matched by", "target": "to", "rung": "at rung"}
+_TRAINING = [
+    f"train.{name}"
+    for name in (
+        "keep_best",
+        "stop_when_solved",
+        "test_examples",
+        "clip",
+        "weight_decay",
+        "schedule",
+        "warmup",
+    )
+]
+_WHY = {"sizes": "A larger model may be better for that alone."}
+_ELSE = "Models are compared with all else equal, and here it is not."
 _MACHINE = ("cpu", "cores", "device", "threads", "platform")
 
 Place = tuple[Any, ...]  # rung, seed and what else must be equal before two values may be compared
@@ -70,8 +85,9 @@ def premises(sweep: Sweep) -> list[Finding]:
 
 def on_task(sweep: Sweep, task: Task) -> list[Finding]:
     """What stands against comparing scores of one task."""
-    checks = (_unequal_budgets, _unequal_data, _mixed_code, _tuned_on_evaluation)
-    return [finding for check in checks if (finding := check(sweep, task)) is not None]
+    checks = (_unequal_data, _mixed_code, _tuned_on_evaluation)
+    others = [finding for check in checks if (finding := check(sweep, task)) is not None]
+    return [*_unequal_budgets(sweep, task), *_unequal_settings(sweep, task), *others]
 
 
 def speed_premises(sweep: Sweep, kind: str = "speed") -> list[Finding]:
@@ -142,11 +158,11 @@ def _budget(train: Mapping[str, Any]) -> Budget | None:
     return Budget(float(amount or 0), "steps" if epochs is None else "passes", float(batch or 0))
 
 
-def by_design(sweep: Sweep, task: Task, given: Mapping[str, Mapping[Place, Budget]]) -> set[str]:
-    """Models that stand in the sweep with several budgets on a task, so that their labels name them."""
+def by_design(sweep: Sweep, task: Task, given: Mapping[str, Mapping[Place, Any]]) -> set[str]:
+    """Models that stand in the sweep with several of these values on a task: their labels name them."""
     rows = sweep.training[sweep.training["task"] == task.key]
     model_of = dict(zip(rows["label"].astype(str), rows["model"].astype(str), strict=True))
-    several: dict[str, set[Budget]] = {}
+    several: dict[str, set[Any]] = {}
     for name, places in given.items():
         several.setdefault(model_of[name], set()).update(places.values())
     return {name for name in given if len(several[model_of[name]]) > 1}
@@ -163,17 +179,59 @@ def more(given: Mapping[str, Mapping[Place, Budget]], label: str, reference: str
     return f"with {ours.sequences / theirs.sequences:.3g} times the {counted}"
 
 
-def _unequal_budgets(sweep: Sweep, task: Task) -> Finding | None:
+def _unequal_budgets(sweep: Sweep, task: Task) -> list[Finding]:
     given = budgets(sweep, task)
+    why = "Who trains longer, or sees more, may be better for that alone."
+    return _unequal(sweep, task, "unequal budgets", why, given, lambda budget: budget.words)
+
+
+def _unequal(
+    sweep: Sweep,
+    task: Task,
+    what: str,
+    why: str,
+    given: Mapping[str, Mapping[Place, Any]],
+    words: Callable[[Any], str],
+) -> list[Finding]:
+    """What is not the same for all models, where the labels of a pair do not name it for both."""
     asked = by_design(sweep, task, given)
     pairs = frozenset(pair for pair in _conflicts(given) if not pair <= asked)
-    why = "Who trains longer, or sees more, may be better for that alone."
-    values = {name: " or ".join(_words(places.values())) for name, places in given.items()}
-    return Finding("unequal budgets", why, task.key, pairs, values) if pairs else None
+    values = {
+        name: " or ".join(list(dict.fromkeys(map(words, places.values())))[:_MOST_PLACES])
+        for name, places in given.items()
+    }
+    return [Finding(what, why, task.key, pairs, values)] if pairs else []
 
 
-def _words(given: Iterable[Budget]) -> list[str]:
-    return list(dict.fromkeys(budget.words for budget in given))[:_MOST_PLACES]
+# Sizes and other settings
+
+
+def _unequal_settings(sweep: Sweep, task: Task) -> list[Finding]:
+    """Sizes, surroundings and training that are the same for all models of one command.
+
+    A learning rate may differ, since each model has its own, and so may everything of the model itself.
+    """
+    given: dict[str, dict[str, dict[Place, str]]] = {}
+    for row in _rows(sweep, task):
+        for key, value in _conditions(sweep, str(row["folder"])).items():
+            given.setdefault(key, {}).setdefault(str(row["label"]), {})[_place(row)] = value
+    return [
+        finding
+        for key, values in given.items()
+        for finding in _unequal(sweep, task, f"unequal {key}", _WHY.get(key, _ELSE), values, clean)
+    ]
+
+
+def _conditions(sweep: Sweep, folder: str) -> dict[str, str]:
+    """What a run's record says of these settings; what its size is matched to stands together."""
+    groups = ("match", "network", "train")
+    found = flat({group: sweep.config(folder, group) for group in groups}, groups)
+    kept = {key: value for key, value in found.items() if key.startswith("network.") or key in _TRAINING}
+    known = {
+        key: printable(value) for key, value in sweep.config(folder, "match").items() if value is not None
+    }
+    size = [f"{word} {known[key]}" for key, word in _SIZE.items() if key in known]
+    return kept | ({"sizes": " ".join(size)} if size else {})
 
 
 # Data

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -94,6 +96,32 @@ def seed_scores(sweep: Sweep, task: Task) -> pd.DataFrame:
     index = pd.MultiIndex.from_product([sweep.labels, sweep.seeds], names=["label", "seed"])
     aligned = {rung: column.reindex(index) for rung, column in columns.items()}
     return pd.DataFrame(aligned, index=index, dtype=float)
+
+
+def unscored(sweep: Sweep, task: Task, rungs: Sequence[int | None]) -> dict[str, str]:
+    """Models with diverged runs that have no score, since no floor of the task is one; in words, by label.
+
+    Leaving such runs out would compare only the seeds that went well.
+    """
+    lost: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    for rung in rungs:
+        runs = sweep.training[(sweep.training["task"] == task.key) & same(sweep.training["rung"], rung)]
+        diverged = runs["status"] == "diverged"
+        ended.update(runs["label"][diverged | (runs["status"] == "done")].astype(str))
+        lost.update(runs["label"][diverged & scored(task, rung, runs).isna()].astype(str))
+    return {
+        label: f"{count} of {ended[label]} runs of {label} diverged, "
+        "and the task has no floor to score them by"
+        for label, count in lost.items()
+    }
+
+
+def answers(sweep: Sweep, task: Task, rung: int | None) -> float:
+    """Answers of one test set on a rung; NaN where that is not known."""
+    runs = sweep.training[(sweep.training["task"] == task.key) & same(sweep.training["rung"], rung)]
+    counts = pd.to_numeric(runs["test_answers"], errors="coerce").astype(float)
+    return float(counts[counts.between(1, _MOST_ANSWERS)].median())
 
 
 def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
@@ -212,7 +240,9 @@ class Flow:
 
     Attributes:
         two_ended: the curve rises again at the far end (a bidirectional model); only the near end is fitted.
-        far: what arrives at distance ``far_distance``, relative to distance 1 (median over seeds).
+        far: what arrives at distance ``far_distance``, relative to the nearest, 1: the median over seeds of
+            each seed's ratio.
+        far_distance: the farthest that every probed sequence of every seed has; 0 where there is none.
     """
 
     label: str
@@ -307,27 +337,36 @@ def _step(moment: str, runs: pd.DataFrame) -> float:
 
 
 def _flow(label: str, moment: str, curves: pd.DataFrame, both_ways: bool) -> Flow:
-    by_seed = [_complete(curve) for _, curve in curves.groupby("seed")]
-    middle = pd.concat(by_seed).groupby("distance")["median"].median()
+    common = shared(curves)
+    common = common[common["distance"] >= 1]  # at 0 the loss is read off directly
+    by_seed = common.groupby(["distance", "seed"])["median"].median().unstack("seed")  # by distance
+    middle = by_seed.median(axis=1)
     distances = [float(distance) for distance in middle.index]
     lowest = distances[int(middle.argmin())] if distances else math.nan
     last = max(distances, default=0.0)
     ends = min(float(middle.iloc[0]), float(middle.iloc[-1])) if distances else math.nan
     two_ended = both_ways and 0.1 * last < lowest < 0.9 * last and ends > _RISE * float(middle.min())
-    reach = 0.8 * lowest if two_ended else last
-    fitted = [curve[curve["distance"] <= reach] for curve in by_seed]
-    decay = stats.decay([(curve["distance"], curve["median"]) for curve in fitted])
-    far_distance = int(reach)
-    near = float(middle.iloc[0]) if len(middle) else 0.0
-    far = float(middle[middle.index <= reach].iloc[-1]) / near if near > 0 else math.nan
-    return Flow(label, moment, decay, two_ended, far, far_distance)
+    fitted = by_seed[by_seed.index <= (0.8 * lowest if two_ended else last)]
+    decay = stats.decay([(fitted.index, fitted[seed]) for seed in fitted])
+    if fitted.empty:
+        return Flow(label, moment, decay, two_ended, math.nan, 0)
+    near = fitted.iloc[0]
+    far = float((fitted.iloc[-1] / near.where(near > 0)).median())
+    return Flow(label, moment, decay, two_ended, far, int(fitted.index[-1]))
 
 
-def _complete(curve: pd.DataFrame) -> pd.DataFrame:
-    """Distances that every sequence has, without 0: there the loss is read off directly."""
-    whole = curve["sequences"] == curve["sequences"].max()
-    chosen: pd.DataFrame = curve.loc[(curve["distance"] >= 1) & whole]
-    return chosen.sort_values("distance")
+def shared(curves: pd.DataFrame) -> pd.DataFrame:
+    """The rows at distances that every probed sequence of every seed has, the nearest first.
+
+    A mean or median over seeds is of the same seeds at every distance only there.
+
+    Args:
+        curves: ``seed, distance, sequences`` of one model at one moment, one row for each distance.
+    """
+    whole = curves[curves["sequences"] == curves.groupby("seed")["sequences"].transform("max")]
+    seeds = whole.groupby("distance")["seed"].transform("nunique")
+    common: pd.DataFrame = whole[seeds == whole["seed"].nunique()]
+    return common.sort_values("distance", kind="stable")
 
 
 def speeds(sweep: Sweep) -> pd.DataFrame:

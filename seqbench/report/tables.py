@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, signed
 
 NONE = "\N{EN DASH}"
+SMALLEST_P = 0.0001  # a smaller one is only said to be so
 _MOST_SOLVE = 0.8
+_LONGEST_LIFE = 1000  # steps; a longer half-life is only said to be one
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,17 @@ def number(value: object, pattern: str = "{:.3g}", kind: str = "") -> Entry:
     if not isinstance(value, int | float) or pd.isna(value):
         return Entry(NONE, math.inf, kind)
     return Entry(pattern.format(value), float(value), kind)
+
+
+def p_value(value: object) -> Entry:
+    """A cell with a p; one that is very small as what it is below, since few seeds do not tell more.
+
+    >>> p_value(0.034).text, p_value(4e-7).text, p_value(None).text == NONE
+    ('0.034', '< 0.0001', True)
+    """
+    shown = number(value, "{:.2g}")
+    tiny = isinstance(shown.key, float) and shown.key < SMALLEST_P
+    return dataclasses.replace(shown, text=f"< {SMALLEST_P}") if tiny else shown
 
 
 def span(low: float, high: float, shown: str) -> Entry:
@@ -178,8 +192,8 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
                 text(c.words, c.judged.outcome.name.lower()),
                 Entry(signed(r.mean, digits), r.mean),
                 span(r.low, r.high, f"[{signed(r.low, digits)}, {signed(r.high, digits)}]"),
-                number(c.judged.p, "{:.2g}"),
-                number(r.p_flip, "{:.2g}"),
+                p_value(c.judged.p),
+                p_value(r.p_flip),
                 number(r.n, "{}"),
             ]
         )
@@ -189,7 +203,8 @@ def differences(comparisons: list[Comparison], reference: str) -> Table:
     tests = max(c.judged.comparisons for c in comparisons)
     corrected = f"; corrected for {tests} comparisons" if tests > 1 else ""
     names = " or ".join(dict.fromkeys(c.task.metric.name for c in comparisons))
-    return Table(f"Paired differences of test {names} to {reference}{averaged}{corrected}", heads, rows)
+    caption = f"Paired differences of test {names} to {reference}{averaged}{corrected}; intervals are not cut"
+    return Table(caption, heads, rows)
 
 
 def gradients(found: list[Flow]) -> Table:
@@ -201,7 +216,6 @@ def gradients(found: list[Flow]) -> Table:
     rows = []
     for flow in found:
         d = flow.decay
-        half = number(d.half_life, "{:.1f}") if d.half_life < 1000 else Entry("over 1000", math.inf)
         name = "before training" if flow.moment == "init" else "after training"
         rows.append(
             [
@@ -209,13 +223,28 @@ def gradients(found: list[Flow]) -> Table:
                 text(name + (", near end" if flow.two_ended else "")),
                 number(d.factor, "\N{MULTIPLICATION SIGN}{:.3f}"),
                 span(d.low, d.high, f"[{d.low:.3f}, {d.high:.3f}]"),
-                half,
-                Entry("beyond", math.inf) if d.horizon is None else number(d.horizon, "{:.0f}"),
+                _half_life(flow),
+                Entry("beyond", math.inf) if d.horizon is None and d.n else number(d.horizon, "{:.0f}"),
                 number(flow.far, "{:.2g}"),
                 number(flow.far_distance, "{}"),
             ]
         )
-    return Table("How the gradient falls with the distance from the loss", heads, rows)
+    caption = (
+        "How the gradient falls with the distance from the loss (remains far away: |dL/dx| at that distance "
+        "/ at distance 1, median over seeds)"
+    )
+    return Table(caption, heads, rows)
+
+
+def _half_life(flow: Flow) -> Entry:
+    """Steps until half is left; words where that never happens, and where the gradient grows for certain."""
+    d = flow.decay
+    if d.half_life < _LONGEST_LIFE or not d.n:
+        return number(d.half_life, "{:.1f}")
+    if math.isfinite(d.half_life):
+        return Entry(f"over {_LONGEST_LIFE}", math.inf)
+    grows = d.low > 1 if math.isfinite(d.low) else d.factor > 1 + 0.5 / _LONGEST_LIFE
+    return Entry("none (grows)" if grows else "none", math.inf)
 
 
 def training_health(found: list[Health]) -> Table:
@@ -246,7 +275,7 @@ def memories(sweep: Sweep, grid: list[Cell]) -> Table | None:
         return None
     heads = [("model", False), *((f"{task.key} ({task.symbol})", True) for task in ladders)]
     rows = [[model(label), *(_reach(grid, task, label) for task in ladders)] for label in sweep.labels]
-    caption = "Effective memory: the largest size that at least 80 % of the runs solve"
+    caption = "Effective memory: the largest size that at least 80 % of the runs solve (the headline: half)"
     return Table(caption, heads, rows)
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from seqbench import stats
+from seqbench.metric import ACCURACY, Metric
 from seqbench.report import premises
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import Cell, Flow, default_gates, seed_scores
+from seqbench.report.summary import Cell, Flow, answers, default_gates, seed_scores, unscored
 from seqbench.report.task import Task
 
-_SMOKE_SEEDS = 5  # with fewer, three equal scores may be luck: the spread is taken from all models
+SMOKE_SEEDS = 5  # with fewer, three equal scores may be luck: the spread is taken from all models
+_MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Comparison:
     Attributes:
         reasons: why it is refused, in words; empty where it is not.
         design: how much more or less the model was given, where the sweep varied that on purpose.
+        possible: no difference to what the reference reached can be larger; NaN where that is not known.
+        other: label of the variant that stands for the sweep's reference on this task; empty: the reference.
     """
 
     task: Task
@@ -34,13 +38,16 @@ class Comparison:
     judged: stats.Verdict
     reasons: tuple[str, ...] = ()
     design: str = ""
+    possible: float = math.nan
+    other: str = ""
 
     @property
     def words(self) -> str:
         """The outcome with what belongs beside it, as it stands in a table."""
         if self.reasons:
             return f"{said(self.judged)}: {'; '.join(self.reasons)}"
-        detail = "; ".join(part for part in (self.doubt, self.design) if part)
+        against = f"against {self.other}" if self.other else ""
+        detail = "; ".join(part for part in (against, self.doubt, self.design) if part)
         return f"{said(self.judged)} ({detail})" if detail else said(self.judged)
 
     @property
@@ -49,7 +56,12 @@ class Comparison:
         if self.judged.outcome is stats.Outcome.EQUIVALENT and self.task.solved_at is not None:
             share = 100 * stats.unseen(self.result.n)
             return f"{self.result.n} seeds may miss what happens in up to {share:.0f} % of runs"
-        return doubt(self.judged, self.task.metric.most)
+        return doubt(self.judged, self.most)
+
+    @property
+    def most(self) -> float:
+        """No difference can be larger than this, at least."""
+        return self.possible if math.isfinite(self.possible) else self.task.metric.most
 
 
 def said(judged: stats.Verdict, reference: str = "") -> str:
@@ -74,10 +86,11 @@ def doubt(judged: stats.Verdict, most: float) -> str:
     """
     if judged.outcome is not stats.Outcome.UNDECIDED:
         return ""
-    possible = judged.detectable < most
-    found = [
-        f"could detect {judged.detectable:.2g}" if possible else "so few seeds could detect no difference"
-    ]
+    if judged.detectable == 0:
+        return "no seed differed; the task has no margin"
+    least = f"{judged.detectable:.2g}"
+    beyond = f"found with power 0.8 only from {least} on, more than is possible here"
+    found = [f"could detect {least}" if judged.detectable < most else beyond]
     if judged.alone:
         tests = judged.comparisons
         found.append(f"its own interval excludes 0, but not after correction for {tests} comparisons")
@@ -123,16 +136,20 @@ def compare(sweep: Sweep, *, whole: bool) -> list[Comparison]:
     """Paired differences of test scores to the reference; refused where their premises do not hold.
 
     Args:
-        whole: compare the mean over a task's rungs instead of each rung; one family for Holm either way.
+        whole: compare the mean over a task's rungs; else each rung, of tasks that have several. One family
+            for Holm either way.
     """
-    found = [c for task in sweep.tasks for c in _on_task(sweep, task, whole=whole)]
+    tasks = [task for task in sweep.tasks if whole or len(task.rungs) > 1]
+    found = [c for task in tasks for c in _on_task(sweep, task, whole=whole)]
     judged = iter(stats.judge([c.result for c in found if not c.reasons]))
     return [c if c.reasons else dataclasses.replace(c, judged=next(judged)) for c in found]
 
 
 def _on_task(sweep: Sweep, task: Task, *, whole: bool) -> list[Comparison]:
     """The comparisons of a task, before they are judged."""
-    scores, reference = seed_scores(sweep, task), sweep.reference or ""
+    scores, planned = seed_scores(sweep, task), sweep.planned(task.key)
+    reference = sweep.reference_on(task.key) or sweep.reference or ""
+    absent = () if reference in planned else (f"{reference} has no runs on {task.key}",)
     against = premises.on_task(sweep, task)
     given = premises.budgets(sweep, task)
     mean: list[tuple[int | None, pd.Series]] = [(None, scores.mean(axis=1, skipna=False))]
@@ -140,31 +157,45 @@ def _on_task(sweep: Sweep, task: Task, *, whole: bool) -> list[Comparison]:
     found = []
     for rung, part in mean if whole else each:
         wide = part.unstack("label")
-        pooled = _pooled(sweep, task, wide)
-        for label in sweep.labels:
-            if label == reference or reference not in wide or label not in wide:
+        pooled = stats.pooled_spread(wide.reindex(columns=sweep.labels).T.to_numpy(dtype=float))
+        rungs = task.rungs if whole else [rung]
+        lost = unscored(sweep, task, rungs)
+        least = rounding(sweep, task, rungs)
+        for label in planned:
+            if label == reference or reference not in wide:
                 continue
-            reasons = tuple(one.about(label, reference) for one in against if one.separates(label, reference))
+            apart = [one for one in against if one.separates(label, reference)]
+            reasons = absent + tuple(one.about(label, reference) for one in apart)
+            reasons += tuple(lost[name] for name in (label, reference) if name in lost)
             pairs = wide[[label, reference]].dropna() if not reasons else wide[[label, reference]].head(0)
             result = stats.paired(
                 pairs[label],
                 pairs[reference],
                 _margin(task, rung),
                 higher=task.metric.higher,
-                pooled=pooled if len(pairs) < _SMOKE_SEEDS else None,
+                pooled=pooled if len(pairs) < SMOKE_SEEDS else None,
+                least=least,
             )
             design = premises.more(given, label, reference)
             judged = stats.refused(result.margin)
-            found.append(Comparison(task, rung, whole, label, result, judged, reasons, design))
+            most = most_possible(task.metric, float(pairs[reference].mean()))
+            other = "" if reference == sweep.reference else reference
+            told = (reasons, design, most, other)
+            found.append(Comparison(task, rung, whole, label, result, judged, *told))
     return found
 
 
-def _pooled(sweep: Sweep, task: Task, wide: pd.DataFrame) -> stats.Spread | None:
-    """What all models tell about the spread of a difference, where runs either solve a task or do not."""
-    if task.solved_at is None:
-        return None
-    ended = wide[[name for name in sweep.labels if name in wide]].dropna(axis=1, how="all").dropna()
-    return stats.pooled_spread(ended.T.to_numpy(dtype=float))
+def rounding(sweep: Sweep, task: Task, rungs: list[int | None]) -> float:
+    """The least spread of a difference: that of accuracies which move in steps of one answer."""
+    if task.metric is not ACCURACY:
+        return 0.0
+    return stats.rounding_spread([answers(sweep, task, rung) for rung in rungs])
+
+
+def most_possible(metric: Metric, reference: float) -> float:
+    """The largest difference that any score could have to what the reference reached."""
+    worst = 0.0 if metric.higher else metric.most
+    return max(abs(metric.best - reference), abs(worst - reference))
 
 
 def _margin(task: Task, rung: int | None) -> float:
@@ -195,10 +226,18 @@ def _verdict(
     pooled = sweep.training[sweep.training["readout"].isin(["mean", "max"])]["label"]
     mark = label not in set(pooled)  # a readout over all steps hides what the layer does to gradients
     start = next((f for f in found if mark and f.label == label and f.moment == "init"), None)
-    against = "the reference" if label == sweep.reference else _against(theirs, sweep.reference or "")
+    against = _stands_for(sweep, label) or _against(theirs, sweep.reference or "")
     shown = start is not None and default_gates(sweep, label)
     remark = " (at torch's default initialisation)" if shown else ""
     return Verdict(label, solves, against, _gradient(start), remark, _tone(theirs))
+
+
+def _stands_for(sweep: Sweep, label: str) -> str:
+    """Whether a model is what others are compared with, in words: everywhere, or only on some tasks."""
+    if label == sweep.reference:
+        return "the reference"
+    places = [task.key for task in sweep.tasks if sweep.reference_on(task.key) == label]
+    return f"the reference on {words_list(places)}" if places else ""
 
 
 def _tone(comparisons: list[Comparison]) -> str:
@@ -253,7 +292,7 @@ def _against(theirs: list[Comparison], reference: str) -> str:
     """The comparisons in words, those with the same outcome together."""
     groups: dict[str, list[str]] = {}
     for c in theirs:
-        groups.setdefault(said(c.judged, reference), []).append(c.task.key + _beside(c))
+        groups.setdefault(said(c.judged, c.other or reference), []).append(c.task.key + _beside(c))
     return "; ".join(f"{phrase} on {words_list(places)}" for phrase, places in groups.items())
 
 
@@ -302,7 +341,13 @@ def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:
         metric = task.metric
         pick, most = (max, "highest") if metric.higher else (min, "lowest")
         best = pick(here, key=lambda cell: cell.score.mean)
-        told = f"On {task.key}, {best.label} has the {most} {metric.name}: {metric.shown(best.score.mean)}."
+        score = metric.shown(best.score.mean)
+        against = premises.on_task(sweep, task)
+        apart = barred(against, best.label, [cell.label for cell in here])
+        if caveat := apart or unscored(sweep, task, [best.rung]).get(best.label, ""):
+            told = f"On {task.key}, {best.label} reaches {metric.name} {score} ({caveat})."
+        else:
+            told = f"On {task.key}, {best.label} has the {most} {metric.name}: {score}."
         return told + _no_better(task, best)
     if task.rungs == [None] or len(task.rungs) == 1:
         solvers = [cell.label for cell in here if cell.solves]
@@ -328,6 +373,19 @@ def _no_better(task: Task, best: Cell) -> str:
     name, level = list(floors.items())[-1] if floors else ("", math.nan)
     better = task.metric.reaches(level, best.score.mean)
     return f' The floor "{name}" is {task.metric.shown(level)}: no model does better.' if better else ""
+
+
+def barred(against: list[premises.Finding], label: str, others: list[str]) -> str:
+    """Which of the others a model must not be compared with, and why; empty where it may be with all."""
+    found: dict[str, list[str]] = {}
+    for other in dict.fromkeys(others):
+        if whats := dict.fromkeys(one.what for one in against if one.separates(label, other)):
+            found.setdefault(words_list(list(whats)), []).append(other)
+    parts = []
+    for why, names in found.items():
+        more = [f"{len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+        parts.append(f"with {words_list([*names[:_MOST_NAMES], *more])}: {why}")
+    return f"not comparable {'; '.join(parts)}" if parts else ""
 
 
 def words_list(words: list[str]) -> str:

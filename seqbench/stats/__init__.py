@@ -18,6 +18,7 @@ from seqbench.stats.pairs import (
     holm,
     paired,
     pooled_spread,
+    rounding_spread,
     seeds_needed,
     sign_flip,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "paired",
     "pooled_spread",
     "refused",
+    "rounding_spread",
     "seeds_needed",
     "sign_flip",
     "unseen",

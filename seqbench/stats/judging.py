@@ -51,13 +51,15 @@ class Verdict:
 def judge(family: Sequence[Paired], alpha: float = ALPHA) -> list[Verdict]:
     """Verdicts on comparisons that are made together, corrected for how many they are.
 
-    A difference that surely lies inside the margin is "equivalent" even when it surely is not zero.
+    Differences and equivalences are two families, each with Holm's correction of its own. A difference that
+    surely lies inside the margin is "equivalent" even when it surely is not zero.
     """
     adjusted = holm([result.p_t if result.n >= FEWEST else math.nan for result in family])
+    equal = holm([result.p_equivalent if result.n >= FEWEST else math.nan for result in family])
     tests = sum(math.isfinite(p) for p in adjusted)
     return [
         Verdict(
-            outcome=_outcome(result, p, alpha),
+            outcome=_outcome(result, p, same, alpha),
             p=p,
             comparisons=tests,
             detectable=result.detectable(alpha / max(1, tests)),
@@ -65,7 +67,7 @@ def judge(family: Sequence[Paired], alpha: float = ALPHA) -> list[Verdict]:
             alone=result.p_t < alpha,
             needed=result.needed(alpha / max(1, tests)),
         )
-        for result, p in zip(family, adjusted, strict=True)
+        for result, p, same in zip(family, adjusted, equal, strict=True)
     ]
 
 
@@ -74,10 +76,10 @@ def refused(margin: float) -> Verdict:
     return Verdict(Outcome.REFUSED, math.nan, 0, math.nan, margin, alone=False)
 
 
-def _outcome(result: Paired, p_adjusted: float, alpha: float) -> Outcome:
+def _outcome(result: Paired, p_adjusted: float, p_equivalent: float, alpha: float) -> Outcome:
     if result.n < FEWEST:
         return Outcome.TOO_FEW
-    if result.p_equivalent < alpha:
+    if p_equivalent < alpha:
         return Outcome.EQUIVALENT
     if p_adjusted < alpha:
         return Outcome.BETTER if (result.mean > 0) == result.higher else Outcome.WORSE

@@ -17,6 +17,7 @@ ALPHA = 0.05
 _MOST_EXACT_PAIRS = 16
 _RANDOM_FLIPS = 1 << 14
 _MOST_SEEDS = 100
+_ROUNDING = 1e-12  # of the largest score: what arithmetic leaves of no spread at all
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Paired:
 
     Attributes:
         mean, low, high: the difference and its Student t interval.
-        sd: standard deviation of the differences; NaN for fewer than two.
+        sd: standard deviation of the differences, or what it was taken to be at least; NaN for fewer than
+            two.
         pooled: what the spread was taken to be at least, or None.
         p_t: two-sided paired t-test.
         p_flip: exact two-sided sign-flip permutation test; cannot be below 2 / 2^n.
@@ -76,12 +78,14 @@ def paired(
     *,
     higher: bool = True,
     pooled: Spread | None = None,
+    least: float = 0.0,
 ) -> Paired:
     """Compare ``a`` with ``b``, value by value; pairs with a missing value are left out.
 
     Args:
         pooled: a spread estimated from more than these two (:func:`pooled_spread`). A difference must then
             be one by both estimates, and the interval is the wider of the two.
+        least: the differences' standard deviation is at least this (:func:`rounding_spread`).
 
     Raises:
         ValueError: not the same number of values.
@@ -91,7 +95,7 @@ def paired(
         raise ValueError(f"pairs need equal numbers of values, got {left.shape} and {right.shape}")
     d = finite(left - right)
     mean = float(d.mean()) if len(d) else math.nan
-    sd = deviation(d) if len(d) > 1 else math.nan
+    sd = max(deviation(d), least) if len(d) > 1 else math.nan
     own = [Spread(sd, len(d) - 1)] if len(d) > 1 else []
     spreads = own + ([pooled] if own and pooled is not None else [])
     half = max((_half_width(s, len(d)) for s in spreads), default=math.nan)
@@ -118,19 +122,46 @@ def pooled_spread(scores: ArrayLike) -> Spread | None:
     seems surely better by its own spread. The others tell how much scores vary.
 
     Args:
-        scores: models by seeds; a model with a missing score is left out.
+        scores: models by seeds. A missing score (NaN) takes only itself out: an effect for each model and
+            one for each seed are fitted by least squares to the scores that are there.
 
     Returns:
-        None for fewer than three models (two know no more than their own difference) or two seeds.
+        None where fewer than three models have two scores each (two know no more than their own difference),
+        or where the effects leave nothing over.
     """
     x = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    x = x[np.isfinite(x).all(axis=1)]
-    models, seeds = x.shape
-    if models < 3 or seeds < 2:
+    x = x[np.isfinite(x).sum(axis=1) > 1]
+    model, seed = np.nonzero(np.isfinite(x))
+    if len(x) < 3:
         return None
-    rest = x - x.mean(axis=1, keepdims=True) - x.mean(axis=0, keepdims=True) + x.mean()
-    df = (models - 1) * (seeds - 1)
+    values = x[model, seed]
+    effects = np.hstack([np.eye(x.shape[0])[model], np.eye(x.shape[1])[seed]])
+    fitted, _, rank, _ = np.linalg.lstsq(effects, values)
+    df = len(values) - int(rank)
+    if df < 1:
+        return None
+    rest = values - effects @ fitted
+    if np.abs(rest).max() <= _ROUNDING * np.abs(values).max():
+        return Spread(0.0, df)
     return Spread(math.sqrt(2 * float((rest**2).sum()) / df), df)
+
+
+def rounding_spread(answers: Sequence[float]) -> float:
+    """The least standard deviation to take for a difference of two accuracies: that of rounding alone.
+
+    An accuracy over few answers moves in steps of one answer, so that equal differences are no proof that
+    there is no spread. A value rounded to steps of s is off by s / sqrt(12) (Sheppard), and the difference
+    of two by s / sqrt(6).
+
+    Args:
+        answers: of each of the test sets over which the accuracies are averaged. One of which nothing is
+            known (not a number, or below 1) adds nothing.
+
+    >>> round(rounding_spread([40]), 4), round(rounding_spread([40, 40, 40, 40]), 4), rounding_spread([])
+    (0.0102, 0.0051, 0.0)
+    """
+    steps = [1 / count for count in answers if count >= 1]
+    return math.sqrt(sum(step**2 for step in steps) / 6) / len(answers) if steps else 0.0
 
 
 def _half_width(spread: Spread, n: int, confidence: float = 1 - ALPHA) -> float:

@@ -32,7 +32,7 @@ class TemporalOrder(GeneratedTask):
     Ids: the marked symbols from 1 on, then the distractors, the start (classic only) and the end marker.
 
     Example, T=16, symbols A B C, distractors a..f, end marker $:
-    ``d a B f e c a b A c e d f $`` has the class (B, A), number 3 of 9.
+    ``d a B f e c a b A c e d f $`` has the class (B, A): 3 of 0 to 8 (AA, AB, AC, BA, ...).
     """
 
     ladder: ClassVar[str | None] = "lengths"
@@ -111,12 +111,13 @@ class TemporalOrder(GeneratedTask):
         three, classic = self.marked == "3", self.variant == "classic"
         own = f"temporal_order/{self.marked}" if classic else "temporal_order/ladder" + "/3marked" * three
         paper = f"Hochreiter & Schmidhuber 1997, experiment 6{'b' if three else 'a'}"
+        source = f"{paper}, which is T=100" if classic else f"after {paper}, with places of our own"
         return Card(
             id=own,
             tests=f"keeping the order of {'three' if three else 'two'} symbols over a long stretch of "
             "distractors",
             definition=self._definition(),
-            source=f"{paper}, which is T=100" if classic else f"after {paper}, with variable length",
+            source=source,
             floors={"chance": 1 / self.classes, "bag of tokens": self._bag()},
         )
 

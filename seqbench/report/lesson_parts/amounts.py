@@ -9,6 +9,7 @@ from seqbench.report.tables import NONE
 from seqbench.report.theme import power_of_ten
 
 _SMALLEST, _LARGEST = 1e-300, 1e300
+HALF = "ln \N{VULGAR FRACTION ONE HALF} / ln"  # before a factor: its half-life
 
 
 def power(factor: float, steps: float) -> float:
@@ -57,8 +58,8 @@ def amount(value: float) -> str:
         return scientific(value)
     if value < 1e5:
         return f"{value:,.0f}"
-    exponent = math.floor(math.log10(value))
-    return f"{value / 10.0**exponent:.0f}·{power_of_ten(10.0**exponent)}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}·{power_of_ten(10.0 ** int(exponent))}"
 
 
 def steps(count: float) -> str:

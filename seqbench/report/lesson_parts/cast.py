@@ -6,6 +6,9 @@ import pandas as pd
 
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
+from seqbench.report.verdict import words_list
+
+_MOST_WIDTHS = 4
 
 
 def kinds(sweep: Sweep) -> dict[str, str]:
@@ -39,8 +42,15 @@ def positions(sweep: Sweep, label: str) -> tuple[str, bool]:
 
 
 def widths(sweep: Sweep, label: str) -> str:
-    """How many numbers the model's state has, in words; empty where no record says so."""
+    """How many numbers the model's state has, in words, with the tasks where they differ among these."""
     rows = sweep.training[sweep.training["label"] == label]
-    known = pd.to_numeric(rows["width"], errors="coerce").astype(float)
-    different = sorted({int(width) for width in known if 0 < width < 1e9})
-    return " or ".join(f"{width:,}" for width in different[:4])
+    rows = rows.assign(numbers=pd.to_numeric(rows["width"], errors="coerce").astype(float))
+    rows = rows[rows["numbers"].between(1, 1e9)]
+    tasks: dict[int, dict[str, None]] = {}
+    for width, task in sorted(zip(rows["numbers"].astype(int), rows["task"], strict=True)):
+        tasks.setdefault(int(width), {})[str(task)] = None
+    several = len(tasks) > 1 and rows["task"].nunique() > 1
+    told = [
+        f"{width:,}" + (f" ({words_list(list(where))})" if several else "") for width, where in tasks.items()
+    ]
+    return " or ".join(told[:_MOST_WIDTHS])

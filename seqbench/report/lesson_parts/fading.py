@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from seqbench.report.frame import Sweep
 from seqbench.report.lesson_parts import cast
-from seqbench.report.lesson_parts.amounts import amount, power
+from seqbench.report.lesson_parts.amounts import HALF, amount, power
 from seqbench.report.lesson_parts.amounts import steps as in_steps
 from seqbench.report.summary import Flow
 from seqbench.report.tables import Entry, Table, model, number
 
 _KEEPS = (0.99, 1.01)  # factors in between are called neither vanishing nor growing
 _MOST = 12
+_GONE = 0.01  # a gradient of which less arrives from the farthest distance has vanished
 _NEVER = 1e4  # steps of half-life from which nothing is lost to speak of
 _CLEAREST = ("rnn", "jordan", "lstm", "gru", "bilstm")  # whose fading is told in full: the first that is here
 
@@ -43,6 +44,11 @@ class Fade:
         """What the gradient does with distance: "vanishes", "stays" or "grows"."""
         low, high = _KEEPS
         return "vanishes" if self.factor < low else "grows" if self.factor > high else "stays"
+
+    @property
+    def vanished(self) -> bool:
+        """Whether next to nothing of it arrives from the farthest distance, by its factor."""
+        return power(self.factor, self.hops) < _GONE
 
     @property
     def hops(self) -> int:
@@ -99,8 +105,8 @@ def of(fades: list[Fade], label: str | None) -> Fade | None:
 def table(fades: list[Fade], place: str) -> Table:
     """Factor, half-life, and prediction beside measurement, model by model."""
     heads = [
-        ("model", False), ("remains per step", True), ("half gone after", True), ("steps k", True),
-        ("factor to the power k", True), ("the curve itself", True),
+        ("model", False), ("remains per step, f", True), (f"half gone after ({HALF} f)", True),
+        ("steps k", True), ("f to the power k", True), ("the curve itself", True),
     ]  # fmt: skip
     rows = [
         [
@@ -113,4 +119,8 @@ def table(fades: list[Fade], place: str) -> Table:
         ]
         for fade in fades[:_MOST]
     ]
-    return Table(f"What is left of the gradient before training, {place}", heads, rows)
+    caption = (
+        f"What is left of the gradient before training, {place} (the curve itself: |dL/dx| at distance k+1 / "
+        "at distance 1, median over seeds)"
+    )
+    return Table(caption, heads, rows)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from seqbench.report.frame import Sweep
 from seqbench.report.lesson_parts import cast
-from seqbench.report.lesson_parts.amounts import amount, half_life, power, sigmoid
+from seqbench.report.lesson_parts.amounts import HALF, amount, half_life, power, sigmoid
 from seqbench.report.lesson_parts.amounts import steps as in_steps
 from seqbench.report.plots import gates
 from seqbench.report.summary import Cell
@@ -101,8 +101,8 @@ def _endless(count: float) -> str:
 def bias_table(steps: int) -> Table:
     """What a forget gate that stays at its initial bias leaves of the cell after so many steps."""
     heads = [
-        ("bias", True), ("gate = \N{GREEK SMALL LETTER SIGMA}(bias)", True), ("half gone after", True),
-        (f"left after {steps} steps", True),
+        ("bias", True), ("gate = \N{GREEK SMALL LETTER SIGMA}(bias)", True),
+        (f"half gone after ({HALF} gate)", True), (f"left after {steps} steps", True),
     ]  # fmt: skip
     rows = []
     for bias in BIASES:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from seqbench.report.frame import Sweep
+from seqbench.report.label import clean
 from seqbench.report.lesson_parts.amounts import times
+from seqbench.report.premises import speed_premises
 from seqbench.report.tables import NONE, Entry, Table, model
-from seqbench.report.task import Task
+from seqbench.report.task import Task, mapping
+from seqbench.report.verdict import words_list
 
 _MOST = 12
 _LARGEST = 1e30
@@ -84,6 +87,69 @@ def _middle(rows: pd.DataFrame, column: str) -> float:
     if column not in rows:
         return math.nan
     return float(rows[column][rows[column].between(1e-12, _LARGEST)].median())
+
+
+def ranking(sweep: Sweep, task: Task) -> str:
+    """Who is quickest and slowest at which length, and on what; empty where no two times may be compared."""
+    table = sweep.table("speed")
+    table = table[(table["task"] == task.key) & (table["mode"] == "train") & table["rung"].between(1, 1e9)]
+    table = table[table["step_s"].between(1e-12, _LARGEST)]
+    times_s = table.groupby(["rung", "label"])["step_s"].median().unstack("label").dropna(axis=1)
+    if len(times_s.columns) < 2 or any(finding.task == task.key for finding in speed_premises(sweep)):
+        return ""
+    quick, slow = (
+        {float(str(rung)): str(label) for rung, label in found.items()}
+        for found in (times_s.idxmin(axis=1), times_s.idxmax(axis=1))
+    )
+    return f"Here{_device(sweep, task)}, {_ends(task, quick, slow)}"
+
+
+def _ends(task: Task, quick: dict[float, str], slow: dict[float, str]) -> str:
+    """The quickest and the slowest model at each length, in words."""
+    every = f"at every {'length' if task.symbol == 'T' else 'size'}"
+    always = [next(iter(found.values())) for found in (quick, slow) if len(set(found.values())) == 1]
+    if len(always) == 2:
+        return f"{always[0]} is quickest and {always[1]} slowest {every}"
+    return "; ".join(
+        _at(task, found, word, every) for found, word in ((quick, "quickest"), (slow, "slowest"))
+    )
+
+
+def _at(task: Task, found: dict[float, str], word: str, every: str) -> str:
+    """Which model is quickest (or slowest) at which length."""
+    rungs: dict[str, list[str]] = {}
+    for rung, label in found.items():
+        rungs.setdefault(label, []).append(f"{rung:g}")
+    places = {label: f"at {task.symbol}={', '.join(where)}" for label, where in rungs.items()}
+    return words_list(
+        [f"{label} is {word} {where if len(places) > 1 else every}" for label, where in places.items()]
+    )
+
+
+def on_cpu(sweep: Sweep, task: Task) -> bool:
+    """Whether a task was timed on processors alone."""
+    return {device for device, _ in _machines(sweep, task)} == {"cpu"}
+
+
+def _device(sweep: Sweep, task: Task) -> str:
+    """What a task was timed on, as part of a sentence; empty where that is not known."""
+    device, threads = next(iter(_machines(sweep, task)), ("", 0))
+    if device != "cpu":
+        return f", on {device}" if device else ""
+    return f", on {'one' if threads == 1 else threads} CPU thread{'' if threads == 1 else 's'}"
+
+
+def _machines(sweep: Sweep, task: Task) -> list[tuple[str, int]]:
+    """Device and threads of every timed run that says so."""
+    runs = sweep.runs[(sweep.runs["kind"] == "speed") & (sweep.runs["task"] == task.key)]
+    environments = [
+        mapping(sweep.records[name].environment) for name in runs["folder"] if name in sweep.records
+    ]
+    return [
+        (clean(one["device"], 60), one["threads"])
+        for one in environments
+        if isinstance(one.get("device"), str) and isinstance(one.get("threads"), int)
+    ]
 
 
 def table(found: Growth) -> Table:

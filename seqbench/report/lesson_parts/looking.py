@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pandas as pd
+
 from seqbench.report.attention import chosen
 from seqbench.report.frame import Sweep
+from seqbench.report.lesson_parts import cast
+from seqbench.report.lesson_parts.amounts import amount
+from seqbench.report.lesson_parts.fading import Fade, of
 from seqbench.report.plots import hops
 from seqbench.report.verdict import words_list
 
 _MOST_TOKENS = 160
 _MOST_NAMED = 6
+_NEAR = 2.5  # times as much or as little as 1/T is still about 1/T
 
 
 @dataclass(frozen=True)
@@ -68,21 +74,32 @@ def example(sweep: Sweep) -> Example | None:
 
 @dataclass(frozen=True)
 class Way:
-    """From the answer back to the farthest token that decides it, before training."""
+    """From the answer back to the farthest token that decides it, before training.
+
+    Attributes:
+        both_ways: models that also read from the end, for which the way to either end counts.
+    """
 
     place: str
     distance: float
     hops: dict[str, float]
+    both_ways: frozenset[str] = frozenset()
 
     @property
     def words(self) -> str:
         """How many hops each model's gradient takes."""
         some = list(self.hops.items())[:_MOST_NAMED]
         named = [
-            f"{count:g}{'' if number else f' hop{_s(count)}'} in {label}"
+            f"{count:g}{'' if number else f' hop{_s(count)}'} in {label}{self._end(label, count)}"
             for number, (label, count) in enumerate(some)
         ]
         return words_list(named)
+
+    def _end(self, label: str, count: float) -> str:
+        """What a short way in a model that reads from both ends does not say."""
+        if label not in self.both_ways or count >= self.distance:
+            return ""
+        return " (to the nearer end; a token in the middle is about T/2 hops from either end)"
 
 
 def way(sweep: Sweep) -> Way | None:
@@ -94,10 +111,64 @@ def way(sweep: Sweep) -> Way | None:
         if len(points):
             far = points[points["distance"] == points["distance"].max()]
             rung = far["rung"].iloc[0]
-            place = task.at(None if rung != rung else int(rung))  # noqa: PLR0124
+            place = task.at(None if pd.isna(rung) else int(rung))
             counts = dict(zip(far["label"], far["hops"], strict=True))
             ordered = {label: float(counts[label]) for label in sweep.labels if label in counts}
-            return Way(place, float(far["distance"].iloc[0]), ordered)
+            both = [name for name in ordered if cast.setting(sweep, name, "bidirectional") is True]
+            return Way(place, float(far["distance"].iloc[0]), ordered, frozenset(both))
+    return None
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What the farthest token that decides gets of the gradient at the answer, one hop away.
+
+    Attributes:
+        before, after: that share before and after training; NaN where it was not looked at.
+        even: before training about one of as many parts as there are tokens, at every length that was run.
+        flat: before training it does not fall with distance.
+    """
+
+    place: str
+    label: str
+    before: float
+    after: float
+    even: bool
+    flat: bool
+
+    @property
+    def percent(self) -> tuple[str, str]:
+        """Both shares in per cent; empty where it is not known."""
+        first, second = (
+            f"{amount(100 * share)} %" if share > 0 else "" for share in (self.before, self.after)
+        )
+        return first, second
+
+
+def glance(sweep: Sweep, fades: list[Fade]) -> Glance | None:
+    """The first model with attention that is one hop from the cue, at the longest way of :func:`way`."""
+    attends = cast.attends(sweep)
+    table = sweep.table("hops")
+    for task in sweep.tasks:
+        points = hops.medians(table[table["task"] == task.key], attends)
+        points = points[points["hops"].eq(1) & points["distance"].gt(0) & points["share"].gt(0)]
+        start = points[points["moment"] == "init"]
+        label = next((one for one in attends if (start["label"] == one).any()), None)
+        if label is not None:
+            start = start[start["label"] == label].sort_values("distance")
+            ends = points[(points["moment"] == "final") & (points["label"] == label)]
+            ends = ends[ends["distance"] == start["distance"].iloc[-1]]
+            parts = start["share"] * (start["distance"] + 1)
+            fade = of(fades, label)
+            rung = start["rung"].iloc[-1]
+            return Glance(
+                place=task.at(None if pd.isna(rung) else int(rung)),
+                label=label,
+                before=float(start["share"].iloc[-1]),
+                after=float(ends["share"].iloc[0]) if len(ends) else math.nan,
+                even=bool(parts.between(1 / _NEAR, _NEAR).all()),
+                flat=fade is not None and not fade.pooled and fade.way == "stays",
+            )
     return None
 
 

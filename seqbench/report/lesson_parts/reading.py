@@ -97,7 +97,7 @@ GLOSSARY: Mapping[str, Entry] = MappingProxyType(
         ),
         "half": Entry(
             "half-life",
-            "the number of steps after which half is left",
+            "the number of steps after which half is left: ln \u00bd / ln f where each leaves a share f",
         ),
         "gate": Entry(
             "gate",

@@ -11,7 +11,7 @@ import pandas as pd
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Flow, default_gates, same
+from seqbench.report.summary import Flow, default_gates, same, shared
 from seqbench.report.task import Task
 from seqbench.report.verdict import words_list
 
@@ -23,6 +23,8 @@ MOMENTS = {"init": "before training", "final": "after training"}
 _SMALLEST_FLOAT32 = float(np.finfo(np.float32).tiny)
 _SHOW_LIMIT_BELOW = 1e-15
 _HEALTHY = 1e-3
+_VANISHES = 0.8  # what remains per step, at most, of a gradient of which little arrives
+_RAISED = 0.1  # a smaller rise of what remains per step is not worth a word
 WHICH = (
     "A model can only learn to use an early token if the loss depends on it measurably. The curves show "
     "|dL/dxₜ|: the derivative of one answer's loss with respect to the vector that enters the layer at step "
@@ -78,8 +80,8 @@ def draw(table: pd.DataFrame, found: list[Flow], labels: list[str]) -> Figure:
 
 def _band(panel: Axes, curves: pd.DataFrame, style: theme.Style, name: str) -> None:
     """Median over seeds with the range of the seeds, at the distances that every sequence has."""
-    whole = curves["sequences"] == curves["sequences"].max()
-    seeds = curves[whole & (curves["median"] > 0)].groupby("distance")["median"]
+    common = shared(curves)
+    seeds = common[common["median"] > 0].groupby("distance")["median"]
     middle, low, high = seeds.median(), seeds.min(), seeds.max()
     if middle.empty:
         panel.plot([], [], **style.marked(), label=f"{name}: none")
@@ -133,35 +135,51 @@ def shows(sweep: Sweep, task: Task, rung: int | None, found: list[Flow]) -> str:
         named = words_list([f"{f.label} (half gone every {f.decay.half_life:.1f} steps)" for f in falling])
         sentences.append(
             f"Before training the gradient vanishes in {named}; for {worst.label}, a token "
-            f"{worst.far_distance} steps back gets {scientific(worst.far)} of what the nearest one gets."
+            f"{worst.far_distance} steps back gets {scientific(worst.far)} of what one at distance 1 gets."
         )
     if keeping:
         sentences.append(f"It does not vanish with distance in {words_list(keeping)}.")
     sentences += _gates(sweep, start) + _direct(sweep)
-    opened = [
-        f"{label} (\N{MULTIPLICATION SIGN}{start[label].decay.factor:.2f} to {end[label].decay.factor:.2f})"
-        for label in start
-        if label in end and end[label].decay.factor - start[label].decay.factor > 0.1
-    ]
-    if opened:
-        sentences.append(f"Training itself raised what remains per step in {words_list(opened)}.")
+    sentences += _raised(start, end)
     hidden = _weight(sweep, task, rung, start)
     return (
         " ".join([*sentences, *([hidden] if hidden else [])]) or "No gradient arrives that could be fitted."
     )
 
 
+def _raised(start: dict[str, Flow], end: dict[str, Flow]) -> list[str]:
+    """In whom training raised what remains per step: certainly only where the intervals do not overlap."""
+    certain: list[str] = []
+    perhaps: list[str] = []
+    seeds = 0
+    for label, before in start.items():
+        if label not in end or end[label].decay.factor - before.decay.factor <= _RAISED:
+            continue
+        after = end[label].decay
+        words = f"{label} (\N{MULTIPLICATION SIGN}{before.decay.factor:.2f} to {after.factor:.2f})"
+        (certain if after.low > before.decay.high else perhaps).append(words)
+        seeds = max(seeds, after.n, before.decay.n)
+    told = []
+    if certain:
+        told.append(f"Training raised what remains per step in {words_list(certain)}.")
+    if perhaps:
+        over = f"over {seeds} seeds" if seeds > 1 else "over one seed"
+        what = "what remains per step" if not certain else "it"
+        told.append(f"The mean of {what} rose in {words_list(perhaps)}; {over} that is not certain.")
+    return told
+
+
 def _gates(sweep: Sweep, start: dict[str, Flow]) -> list[str]:
-    """A gated model that starts out like the plain recurrent network deserves a word."""
+    """A gated model that starts out vanishing like the plain recurrent network deserves a word."""
     if "rnn" not in start or "lstm" not in start or not default_gates(sweep, "lstm"):
         return []
     rnn, lstm = start["rnn"].decay, start["lstm"].decay
-    if lstm.factor > 0.8:
+    if lstm.factor > _VANISHES or rnn.factor > _VANISHES:
         return []
     sentence = (
-        "As initialised here the forget gate of the LSTM stands about half open, so it starts out vanishing "
-        f"nearly like the RNN (half gone after {lstm.half_life:.1f} steps against {rnn.half_life:.1f}): a "
-        "gate is the means to learn to remember, not memory from the start."
+        "torch's initial forget bias is about 0, so the LSTM's forget gate should start about half open; its "
+        f"gradient starts out vanishing too (half gone after {lstm.half_life:.1f} steps, in the RNN after "
+        f"{rnn.half_life:.1f}): a gate is the means to learn to remember, not memory from the start."
     )
     return [sentence]
 
@@ -182,15 +200,15 @@ def _direct(sweep: Sweep) -> list[str]:
 def scientific(value: float) -> str:
     """A number with its power of ten in plain characters.
 
-    >>> scientific(3.4e-27), scientific(0.25)
-    ('3·10⁻²⁷', '0.25')
+    >>> scientific(3.4e-27), scientific(9.8e-4), scientific(0.25)
+    ('3·10⁻²⁷', '1·10⁻³', '0.25')
     """
     if not math.isfinite(value) or value <= 0:
         return "nothing"
     if value >= 1e-3:
         return f"{value:.2g}"
-    exponent = math.floor(math.log10(value))
-    return f"{value / 10.0**exponent:.0f}·{theme.power_of_ten(10.0**exponent)}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}·{theme.power_of_ten(10.0 ** int(exponent))}"
 
 
 def _weight(sweep: Sweep, task: Task, rung: int | None, start: dict[str, Flow]) -> str:

@@ -29,23 +29,32 @@ def plot(sweep: Sweep) -> Plot | None:
     for task in sweep.tasks:
         points = medians(table[table["task"] == task.key], sweep.labels)
         if len(points):
-            return described(points, task, sweep.labels)
+            return described(points, task, sweep.labels, both_ways(sweep))
     return None
 
 
-def described(points: pd.DataFrame, task: Task, labels: list[str]) -> Plot:
-    """The figure of one task, with its words."""
+def both_ways(sweep: Sweep) -> set[str]:
+    """Models that read in both directions."""
+    return set(sweep.training[sweep.training["causal"].eq(False)]["label"])
+
+
+def described(points: pd.DataFrame, task: Task, labels: list[str], sideways: set[str]) -> Plot:
+    """The figure of one task, with its words.
+
+    Args:
+        sideways: models that read in both directions.
+    """
     return Plot(
         key="hops",
         title=f"One hop or many: from the answer back to the cue, {task.key}",
         draw=lambda: draw(points, labels),
         how=(
-            "each point is a model on one rung: to the right, how many hops the gradient takes from the "
+            "each point is a model at one size: to the right, how many hops the gradient takes from the "
             "answer back to the farthest token that decides it (a recurrence one for every step, attention a "
             "single one); upwards, |dL/dx| at that token as a share of |dL/dx| where the answer is read; "
-            "medians over sequences and seeds; the line joins the rungs of a model"
+            "medians over sequences and seeds; the line joins the sizes of a model"
         ),
-        shows=shows(points, task, labels),
+        shows=shows(points, task, labels, sideways),
     )
 
 
@@ -91,7 +100,7 @@ def _panel(panel: Axes, points: pd.DataFrame, chosen: dict[str, theme.Style]) ->
     theme.level(panel, 1.0, "as much as at the answer")
 
 
-def shows(points: pd.DataFrame, task: Task, labels: list[str]) -> str:
+def shows(points: pd.DataFrame, task: Task, labels: list[str], sideways: set[str]) -> str:
     """Hops and what is left, of the longest way, before and after training."""
     farthest = points[points["distance"] == points["distance"].max()]
     rung = farthest["rung"].iloc[0]
@@ -109,7 +118,20 @@ def shows(points: pd.DataFrame, task: Task, labels: list[str]) -> str:
             sentences.append(
                 f"{words.capitalize()}, of the gradient at the answer the cue gets: {words_list(told)}."
             )
-    return " ".join(sentences)
+    return " ".join([*sentences, *_nearer_end(here, [label for label in labels if label in sideways])])
+
+
+def _nearer_end(here: pd.DataFrame, labels: list[str]) -> list[str]:
+    """A short way that a recurrence in both directions owes to a cue near an end, not to its kind."""
+    short = here[here["hops"].gt(1) & here["hops"].lt(here["distance"])]
+    found = [label for label in labels if label in set(short["label"])]
+    if not found:
+        return []
+    sentence = (
+        f"In {words_list(found)} the hops are those to the nearer end of the sequence; a token in the middle "
+        "is about half the sequence's length from either end."
+    )
+    return [sentence]
 
 
 def _hops(count: float) -> str:

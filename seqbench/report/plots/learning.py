@@ -79,15 +79,17 @@ def _curves(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
 
 def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
     """When each model solves it, and who stays at which floor."""
-    sentences = []
+    sentences, solved = [], []
     for rung in task.rungs:
         here = sorted((c for c in grid if c.rung == rung and c.solves), key=lambda c: c.steps or 0)
         times: dict[float, list[str]] = {}
         for cell in here:
             times.setdefault(cell.steps or 0, []).append(cell.label)
         if times:
-            told = ", ".join(f"{words_list(names)} after {steps:.0f}" for steps, names in times.items())
-            sentences.append(f"Median steps to solve {task.at(rung)}: {told}.")
+            told = ", ".join(f"{words_list(names)} {steps:.0f}" for steps, names in times.items())
+            solved.append(f"{told}{at(task, rung, ' at ') if len(task.rungs) > 1 else ''}")
+    if solved:
+        sentences.append(f"Median steps to solve {task.key}: {'; '.join(solved)}.")
     sentences += stuck(task, grid, labels) + unfinished(task, grid, labels)
     if task.solved_at is None:
         sentences += [
@@ -124,8 +126,8 @@ def unfinished(task: Task, grid: list[Cell], labels: list[str]) -> list[str]:
             end = "ends" if len(told) == 1 else "end"
             found.append(
                 f'Below "{name}" ({" to ".join([levels[0], *levels[1:][-1:]])}), which needs less than this '
-                f"task asks, {end} {words_list(told)}: under-trained at this budget rather than shown "
-                "incapable, for at equal steps this also shows slow learning."
+                f"task asks, {end} {words_list(told)}: slow learning at this budget, which does not "
+                "show that they cannot learn it."
             )
     return found
 

@@ -102,7 +102,7 @@ def shows(speeds: pd.DataFrame, task: Task, labels: list[str]) -> str:
     for rung in sorted({int(train["rung"].min()), int(train["rung"].max())}):
         here = train[train["rung"] == rung].sort_values("median_s")
         quick, slow = here.iloc[0], here.iloc[-1]
-        ratio = f", {slow['median_s'] / quick['median_s']:.3g} times slower" if len(here) > 1 else ""
+        ratio = f", {slow['median_s'] / quick['median_s']:.3g} times as long" if len(here) > 1 else ""
         other = f", {slow['label']} slowest ({1e3 * slow['median_s']:.1f} ms{ratio})" if len(here) > 1 else ""
         sentences.append(
             f"At {task.symbol}={rung} a training step is quickest with {quick['label']} "
