@@ -97,7 +97,7 @@ def told(task: Task) -> Told:
     return Told(
         key=task.key,
         tests=clean(card.get("tests", ""), 300) if card.get("tests") else "",
-        definition=clean(card.get("definition", ""), 800) if card.get("definition") else "",
+        definition=clean(told, 800).removeprefix("Data: ") if (told := card.get("definition")) else "",
         example=[clean(line, 200) for line in lines if isinstance(line, str) and line.strip()],
         floors=[(name, task.metric.shown(level)) for name, level in floors.items()],
     )

@@ -58,6 +58,8 @@ RC: dict[str, Any] = {
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
 }
+_WIDE = 3e3  # of a logarithmic axis: the ratio of its ends from which 1, 2 and 5 are too many
+_MOST_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -241,10 +243,15 @@ def plain(value: float, _: object = None) -> str:
 
 
 def one_two_five(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of every power of ten on a logarithmic axis, and nothing between them."""
+    """Ticks at 1, 2 and 5 of every power of ten on a logarithmic axis, and nothing between them.
+
+    At powers of ten alone, where that would be too many. To call when all is drawn.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    wide = high > _WIDE * low
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=_MOST_TICKS))
     axis.set_major_formatter(FuncFormatter(plain))
     axis.set_minor_locator(NullLocator())
 

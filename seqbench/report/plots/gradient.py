@@ -113,14 +113,20 @@ def _finish(panel: Axes, title: str) -> None:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Ticks at round powers of ten.
+    """Ticks at round powers of ten; where that would be less than two, also at 2 and 5 times them.
 
     >>> decades(1e-21, 2.0)
     [1e-20, 1e-15, 1e-10, 1e-05, 1.0]
+    >>> [f"{tick:g}" for tick in decades(3e-4, 6e-3)]
+    ['0.0005', '0.001', '0.002', '0.005']
     """
     first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
     every = next((step for step in (1, 2, 5, 10, 20) if (last - first) / step <= 6), 50)
-    return [10.0**power for power in range(first, last + 1) if power % every == 0]
+    ticks = [10.0**power for power in range(first, last + 1) if power % every == 0]
+    if len(ticks) > 1:
+        return ticks
+    between = [part * 10.0**power for power in range(first - 1, last + 1) for part in (1, 2, 5)]
+    return [tick for tick in between if low <= tick <= high]
 
 
 def shows(sweep: Sweep, task: Task, rung: int | None, found: list[Flow]) -> str:
