@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from seqbench import stats
 from seqbench.metric import Scale
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean, differing, flat, label
@@ -164,7 +165,8 @@ def table(sweep: Sweep) -> Table | None:
     """What each model was given in tuning and what came of it; None where nothing was tuned."""
     heads = [
         ("task", False), ("model", False), ("trials", True), ("rounds", False), ("range", False),
-        ("chosen", True), ("with", False), ("score", True), ("runs lost", True), ("remark", False),
+        ("chosen", True), ("with", False), ("score", True), ("first round", True), ("with half of it", True),
+        ("runs lost", True), ("remark", False),
     ]  # fmt: skip
     rows = []
     for task in sweep.tasks:
@@ -172,7 +174,8 @@ def table(sweep: Sweep) -> Table | None:
         mine = {name: [trial for trial in found if trial.label == name] for name in sweep.labels}
         rows += [_row(task, name, some) for name, some in mine.items() if some]
     caption = (
-        "What tuning gave each model (rounds: trials \N{MULTIPLICATION SIGN} budget of each), on validation"
+        "What tuning gave each model (rounds: trials \N{MULTIPLICATION SIGN} budget of each), on validation; "
+        "the best score of the first round, and what to expect of half of its trials (mean over all subsets)"
     )
     return Table(caption, heads, rows) if rows else None
 
@@ -188,9 +191,24 @@ def _row(task: Task, name: str, mine: list[Trial]) -> list[Entry]:
         number(one.lr if one else None, "{:g}"),
         text(clean(one.others, 80) if one and one.others else ""),
         number(one.score if one else None, f"{{:.{task.metric.digits}f}}"),
+        *(number(value, f"{{:.{task.metric.digits}f}}") for value in _expected(mine, task)),
         number(sum(trial.lost for trial in mine), "{}"),
         text(remark(mine, name, task)),
     ]
+
+
+def _expected(mine: list[Trial], task: Task) -> tuple[float, float]:
+    """Best score of the first round, and the expected best of half of its trials; NaN where a trial was lost.
+
+    How far the two lie apart tells how much a model's score owes to the number of trials.
+    """
+    shortest = min(trial.budget for trial in mine)
+    scores = [trial.score for trial in mine if trial.budget == shortest]
+    if not all(math.isfinite(score) for score in scores):
+        return math.nan, math.nan
+    sizes = len(scores), max(1, len(scores) // 2)
+    every, half = (stats.expected_best(scores, size, higher=task.metric.higher) for size in sizes)
+    return every, half
 
 
 def _rounds(mine: list[Trial]) -> str:
