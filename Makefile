@@ -4,15 +4,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 MODELS ?= rnn,lstm,gru,bilstm,transformer
 ARGS   ?=
+PEERS  ?= $(VENV)-peers
 
 python := $(VENV)/bin/python
-install := $(python) -m pip install --quiet --disable-pip-version-check --no-build-isolation
+pip := -m pip install --quiet --disable-pip-version-check --no-build-isolation
+install := $(python) $(pip)
 # requirements/*.txt pin every package by version and, but for torch.txt, by hash; pip refuses any other file.
 checked := $(install) --require-hashes --no-deps -r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test lint perf faults lock clean
+.PHONY: help bench test lint perf timings faults lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +30,10 @@ lint: $(VENV)/.lint  ## ruff, its formatter and mypy --strict
 	$(python) -m ruff format --check
 	$(python) -m mypy --strict
 
-perf: $(VENV)/.test  ## time layers, padding and training steps on this machine (takes a minute)
+perf: $(VENV)/.test $(PEERS)/.installed  ## time a training step beside PyTorch, Lightning, Keras, JAX ... (12 minutes)
+	PYTHONPATH=tests $(python) -m peers --python $(PEERS)/bin/python $(ARGS)
+
+timings: $(VENV)/.test  ## time layers, padding, probes and single steps on this machine (takes a minute)
 	$(python) -m pytest tests/perf -m perf --benchmark-enable --benchmark-columns=median,iqr,ops $(ARGS)
 
 faults: $(VENV)/.test  ## kill, corrupt and attack it on purpose and print what broke (half an hour)
@@ -37,8 +42,8 @@ faults: $(VENV)/.test  ## kill, corrupt and attack it on purpose and print what 
 lock:  ## pin what pyproject.toml asks for; ARGS=--upgrade takes the newest versions (needs uv)
 	$(PYTHON) requirements/lock.py $(ARGS)
 
-clean:  ## remove the environment and every cache; records and reports stay
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .benchmarks .hypothesis
+clean:  ## remove the environments and every cache; records and reports stay
+	rm -rf $(VENV) $(PEERS) dist build .mypy_cache .ruff_cache .pytest_cache .benchmarks .hypothesis
 	find seqbench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that one set of packages is installed, and builds on the set before; a second call does nothing.
@@ -55,6 +60,13 @@ $(VENV)/.test: $(VENV)/.bench requirements/test.txt
 
 $(VENV)/.lint: $(VENV)/.test requirements/lint.txt
 	$(checked) requirements/lint.txt
+	@touch $@
+
+# What others would use instead, with versions of its own beside the same torch; only `make perf` needs it.
+$(PEERS)/.installed: $(VENV)/.created $(addprefix requirements/, peers.txt torch.txt)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python $(pip) --require-hashes --no-deps -r requirements/peers.txt
+	$(PEERS)/bin/python $(pip) -c requirements/torch.txt torch
 	@touch $@
 
 $(VENV)/.created:

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 
 FOLDER = ROOT / "requirements"
 HASHED, UNHASHED = ("build.txt", "bench.txt", "test.txt", "lint.txt"), "torch.txt"
+APART = "peers.txt"  # for the peers of `make perf`, in an environment of their own
 TORCH_FAMILY = re.compile(r"torch|triton|(nvidia|cuda)-[a-z0-9-]+")
 FOR_USERS = {
     "tensorboard",
@@ -64,8 +65,8 @@ def installed(name: str) -> str | None:
 
 
 def test_every_pin_has_a_hash_but_for_torch_and_its_companions():
-    assert {path.name for path in FOLDER.glob("*.txt")} == {*HASHED, UNHASHED}
-    for name in HASHED:
+    assert {path.name for path in FOLDER.glob("*.txt")} == {*HASHED, UNHASHED, APART}
+    for name in (*HASHED, APART):
         assert not [package for package, (_, hashes) in read(name).items() if not hashes]
     for package in read(UNHASHED):
         assert TORCH_FAMILY.fullmatch(package)
@@ -120,3 +121,11 @@ def test_the_makefile_lets_pip_install_nothing_unchecked_but_torch_and_seqbench_
         checked = " --require-hashes --no-deps -r requirements/" in line
         assert checked or line.endswith((f" -c requirements/{UNHASHED} torch", " --no-deps -e .")), line
         assert " --no-build-isolation " in line, "pip would fetch what builds a package without a hash"
+
+
+def test_the_peers_have_the_versions_of_what_they_share_with_seqbench():
+    ours, theirs = pins(), {name: pin for name, (pin, _) in read(APART).items()}
+    shared = sorted(ours.keys() & theirs.keys())
+    assert "numpy" in shared
+    assert not [name for name in theirs if TORCH_FAMILY.fullmatch(name)]
+    assert {name: version(theirs[name]) for name in shared} == {name: version(ours[name]) for name in shared}

@@ -1,0 +1,1 @@
+"""The peers' table (``make perf``): a training step of seqbench beside what users would pick instead."""
