@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "numpy", "hydra-core", "pandas", "datasets", "pyarrow")
 _NOT_RESULTS = (
     "report/", "hooks.py", "stats/", "display.py", "help.py", "cli.py", "overrides.py", "guard.py",
     "secret.py", "sweep.py", "locks.py", "check.py", "optional.py", "new.py", "userfile.py",
-    "compare/", "adapters/",
+    "compare/", "adapters/", "perf/",
 )  # fmt: skip
 _VECTOR_FLAGS = re.compile(r"(avx|sse|fma|amx|neon|asimd|sve)[\w.]*")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -46,6 +46,15 @@ def cpu_model() -> str:
         return platform.processor() or "unknown"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
+
+
+def vendor() -> str:
+    """Who made the processor, in its own word, such as GenuineIntel; empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def instruction_set() -> str:
@@ -79,6 +88,11 @@ def oom_kills() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
+def cache_root() -> Path:
+    """The user's cache folder of seqbench."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -89,7 +103,7 @@ def code_sha256() -> str:
     """Fingerprint of the source that decides results, so that a code change is a new identity."""
     digest = hashlib.sha256()
     root = Path(seqbench.__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.c")]):
         name = path.relative_to(root).as_posix()
         if not name.startswith(_NOT_RESULTS):
             digest.update(name.encode() + b"\0" + path.read_bytes())

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from seqbench.batch import PADDING, UNSCORED, TensorBatch
 from seqbench.config import NetworkConfig
 from seqbench.layers.base import Bidirectional, Encoder
+from seqbench.layers.linear import quicken
 from seqbench.models.base import ModelConfig
 
 
@@ -56,6 +57,7 @@ class Network(nn.Module):
         self.head = nn.Linear(self.encoder.width_out, classes)
         self.drop = nn.Dropout(config.dropout)
         self.readout = self.encoder.readout or config.readout
+        quicken(self)
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """Logits ``(N, C)`` and targets ``(N,)`` of every scored answer of the batch."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, records, store
+from seqbench import environment, native, records, store
 from seqbench.config import Job, settings
 from seqbench.models.canaries import Bag, Constant
 from seqbench.records import Run
@@ -65,6 +64,7 @@ def plan(jobs: list[Job], sweep: Path) -> list[Unit]:
     training = [
         dataclasses.replace(unit, number=number)
         for number, job in enumerate(jobs)
+        if not job.speed.only
         for unit in _training(job, sweep)
     ]
     beside = [unit for job in companions(jobs) for unit in _training(job, sweep)]
@@ -88,7 +88,7 @@ def companions(jobs: list[Job]) -> list[Job]:
     """
     first: dict[str, Job] = {}
     for job in jobs:
-        if job.canaries:
+        if job.canaries and not job.speed.only:
             first.setdefault(store.digest({"task": settings(job)["task"]}), job)
     named = {(job.model.name, job.task.name) for job in jobs}
     return [
@@ -164,7 +164,11 @@ def ground_of(job: Job) -> dict[str, str]:
         },
         "model": {"plugin": environment.plugin_sha256(model)},
         "task": {"plugin": environment.plugin_sha256(task), "data": job.task.fingerprint()},
-        "machine": {"cpu": environment.cpu_model(), "instructions": environment.instruction_set()},
+        "machine": {
+            "cpu": environment.cpu_model(),
+            "instructions": environment.instruction_set(),
+            "native": native.fingerprint(),
+        },
     }
     return {name: store.digest(part)[:16] for name, part in parts.items()}
 
@@ -183,7 +187,7 @@ def cache_folder(job: Job) -> Path:
     """Where prepared data sets are kept."""
     if job.cache_dir is not None:
         return Path(job.cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "seqbench"
+    return environment.cache_root()
 
 
 def expected_device(job: Job) -> str:

@@ -48,6 +48,8 @@ LAYERS = [
         "seqbench.batch",
         "seqbench.environment",
         "seqbench.memory",
+        "seqbench.native",
+        "seqbench.timing",
         "seqbench.locks",
         "seqbench.checkpoint",
         "seqbench.userfile",
@@ -70,11 +72,14 @@ LAYERS = [
     ["seqbench.probes", "seqbench.probes.*"],
     ["seqbench.conformance", "seqbench.optional"],
     ["seqbench.evaluate", "seqbench.contract", "seqbench.generate"],
+    ["seqbench.stepper"],
     ["seqbench.train"],
-    ["seqbench.speed", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
+    ["seqbench.speed", "seqbench.grid", "seqbench.overrides", "seqbench.help", "seqbench.plan"],
     [
         "seqbench.ledger",
+        "seqbench.build",
         "seqbench.recorder",
+        "seqbench.speed_unit",
         "seqbench.events",
         "seqbench.trials",
         "seqbench.tune",
@@ -97,6 +102,8 @@ LAYERS = [
         "seqbench.new",
         "seqbench.compare",
         "seqbench.compare.*",
+        "seqbench.perf",
+        "seqbench.perf.*",
     ],
 ]
 PLUGINS = ("seqbench.models.", "seqbench.tasks.", "seqbench.probes.", "seqbench.report.plots.")

@@ -34,9 +34,9 @@ from seqbench.probes.base import input_gradients
 from seqbench.registry import lookup
 from seqbench.schema import check
 from seqbench.seeds import stream
+from seqbench.stepper import Stepper
 from seqbench.tasks.adding import Adding
 from seqbench.tasks.digits import Digits
-from seqbench.train import Stepper
 
 NOWHERE = Path("/nonexistent")  # generated tasks cache nothing
 UNLIKELY = 1e-4  # of a test of chance; every seed is fixed, so it fails always or never

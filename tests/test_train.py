@@ -17,8 +17,9 @@ from seqbench.evaluate import evaluate
 from seqbench.metric import Goal
 from seqbench.probes.gradient_flow import GradientFlow
 from seqbench.registry import lookup
+from seqbench.stepper import Diverged, Stepper, rate
 from seqbench.tasks.base import Data
-from seqbench.train import Diverged, Stepper, fit, next_stop, planned_steps, rate
+from seqbench.train import fit, next_stop, planned_steps
 
 CPU = torch.device("cpu")
 

@@ -53,10 +53,12 @@ class Attention(Encoder):
     def project(self, x_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both turned where positions are rotary) and values, ``(B, K, T, E)`` each."""
         batch, time, hidden = x_BTH.shape
-        qkv = self.qkv(x_BTH).view(batch, time, 3, self.heads, hidden // self.heads)
-        qkv_3BKTE = qkv.permute(2, 0, 3, 1, 4)
-        q_BKTE, k_BKTE = rotate(qkv_3BKTE[:2]) if self.rotary else qkv_3BKTE[:2]
-        return q_BKTE, k_BKTE, qkv_3BKTE[2]
+        qkv_BT3KE = self.qkv(x_BTH).view(batch, time, 3, self.heads, hidden // self.heads)
+        # Taken apart before it is turned: the gradients are then put together by a single copy.
+        q_BKTE, k_BKTE, v_BKTE = (part.transpose(1, 2) for part in qkv_BT3KE.unbind(2))
+        if self.rotary:
+            q_BKTE, k_BKTE = rotate(q_BKTE), rotate(k_BKTE)
+        return q_BKTE, k_BKTE, v_BKTE
 
     def cache_values(self, steps: int) -> int:
         """Numbers kept of one sequence to go on with: keys and values of every step."""

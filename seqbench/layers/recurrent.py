@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqbench.layers import compiled
 from seqbench.layers.base import Chain, Encoder
 from seqbench.layers.scan import ElmanScan, GRUScan
 
@@ -34,13 +35,18 @@ def delayed(y_BTH: Tensor) -> Tensor:
 
 
 class _ScanLayer(Encoder):
-    """Weights of a scan: an input projection with bias and a recurrent matrix."""
+    """Weights of a scan: an input projection with bias and a recurrent matrix.
+
+    Args:
+        kernel: "compiled" runs the loop in C, "torch" on torch's operators, "auto" the first where it can.
+            On a GPU it is always cuDNN.
+    """
 
     gates: int
 
-    def __init__(self, width_in: int, hidden: int) -> None:
+    def __init__(self, width_in: int, hidden: int, kernel: str) -> None:
         super().__init__()
-        self.width_out = hidden
+        self.width_out, self.wanted = hidden, kernel
         self.project = nn.Linear(width_in, self.gates * hidden)
         self.recurrent = nn.Parameter(torch.empty(self.gates * hidden, hidden))
         bound = 1 / math.sqrt(hidden)
@@ -49,7 +55,13 @@ class _ScanLayer(Encoder):
 
     @property
     def kernel(self) -> str:
-        return "cuDNN" if self.recurrent.is_cuda else "time-major scan (torch)"
+        if self.recurrent.is_cuda:
+            return "cuDNN"
+        return f"time-major scan ({'compiled' if self.runs_compiled(self.recurrent) else 'torch'})"
+
+    def runs_compiled(self, x: Tensor) -> bool:
+        """Whether the loop over the steps of such an input is the compiled one."""
+        return self.wanted != "torch" and compiled.usable(x)
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
@@ -58,11 +70,17 @@ class _ScanLayer(Encoder):
         if x_BTD.is_cuda:
             y_BTH, last_1BH = self.fused(x_BTD, h0_BH.unsqueeze(0))
             return y_BTH, last_1BH[0]
-        h_TBH = self.scan(self.project(x_BTD.transpose(0, 1)), h0_BH)
+        x_TBD = x_BTD.transpose(0, 1)
+        run = self.compiled if self.runs_compiled(x_BTD) else self.scan
+        h_TBH = run(x_TBD, h0_BH)
         return h_TBH.transpose(0, 1), h_TBH[-1]
 
-    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
-        """All states ``(T, B, H)`` from the input projection."""
+    def scan(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
+        """All states ``(T, B, H)``."""
+        raise NotImplementedError
+
+    def compiled(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
+        """The same by the compiled loop."""
         raise NotImplementedError
 
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +98,10 @@ class ElmanLayer(_ScanLayer):
 
     gates = 1
 
-    def __init__(self, width_in: int, hidden: int, nonlinearity: str, init: str) -> None:
-        super().__init__(width_in, hidden)
+    def __init__(
+        self, width_in: int, hidden: int, nonlinearity: str, init: str, kernel: str = "auto"
+    ) -> None:
+        super().__init__(width_in, hidden, kernel)
         self.relu = nonlinearity == "relu"
         if init == "orthogonal":
             nn.init.orthogonal_(self.recurrent)
@@ -89,8 +109,16 @@ class ElmanLayer(_ScanLayer):
             nn.init.eye_(self.recurrent)
             nn.init.zeros_(self.project.bias)
 
-    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
-        return ElmanScan.apply(pre_TBG, h0_BH, self.recurrent, self.relu)  # type: ignore[no-any-return]
+    def scan(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
+        return ElmanScan.apply(  # type: ignore[no-any-return]
+            self.project(x_TBD), h0_BH, self.recurrent, self.relu
+        )
+
+    def compiled(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
+        enter = self.project
+        return compiled.CompiledElman.apply(  # type: ignore[no-any-return]
+            x_TBD, enter.weight, enter.bias, h0_BH, self.recurrent, self.relu
+        )
 
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.rnn_relu if self.relu else torch.rnn_tanh
@@ -107,8 +135,8 @@ class GRULayer(_ScanLayer):
 
     gates = 3
 
-    def __init__(self, width_in: int, hidden: int, update_bias: float | None) -> None:
-        super().__init__(width_in, hidden)
+    def __init__(self, width_in: int, hidden: int, update_bias: float | None, kernel: str = "auto") -> None:
+        super().__init__(width_in, hidden, kernel)
         bound = 1 / math.sqrt(hidden)
         self.recurrent_bias = nn.Parameter(torch.empty(3 * hidden).uniform_(-bound, bound))
         if update_bias is not None:
@@ -116,9 +144,15 @@ class GRULayer(_ScanLayer):
                 self.project.bias[hidden : 2 * hidden] = update_bias
                 self.recurrent_bias[hidden : 2 * hidden] = 0
 
-    def scan(self, pre_TBG: Tensor, h0_BH: Tensor) -> Tensor:
+    def scan(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
         return GRUScan.apply(  # type: ignore[no-any-return]
-            pre_TBG, h0_BH, self.recurrent, self.recurrent_bias
+            self.project(x_TBD), h0_BH, self.recurrent, self.recurrent_bias
+        )
+
+    def compiled(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
+        enter = self.project
+        return compiled.CompiledGRU.apply(  # type: ignore[no-any-return]
+            x_TBD, enter.weight, enter.bias, h0_BH, self.recurrent, self.recurrent_bias
         )
 
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:

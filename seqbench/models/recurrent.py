@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from seqbench import native
 from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
 from seqbench.registry import register
@@ -29,9 +30,30 @@ class Recurrent(ModelConfig):
             )
 
 
+@dataclass
+class Scanned(Recurrent):
+    """What the models share whose loop over the steps is seqbench's own."""
+
+    kernel: str = setting(
+        "auto",
+        "what runs the steps on a CPU: torch's operators, a loop compiled in C, or that one where there is a "
+        "C compiler",
+        choices=("auto", "torch", "compiled"),
+    )
+
+    def check(self) -> None:
+        """A compiled loop needs a compiler."""
+        super().check()
+        if self.kernel == "compiled" and native.fingerprint() is None:
+            raise UsageError(
+                "model.kernel=compiled: no C compiler was found, or it failed: install gcc or clang, or take "
+                "model.kernel=torch"
+            )
+
+
 @register("model")
 @dataclass
-class RNN(Recurrent):
+class RNN(Scanned):
     """Vanilla recurrent network, h_t = tanh(W x_t + U h_{t-1} + b) (Elman 1990)."""
 
     name: str = "rnn"
@@ -48,7 +70,7 @@ class RNN(Recurrent):
         return stack(
             self.layers,
             width_in,
-            lambda width: ElmanLayer(width, hidden, self.nonlinearity, self.init),
+            lambda width: ElmanLayer(width, hidden, self.nonlinearity, self.init, self.kernel),
             residual=self.residual,
         )
 
@@ -114,7 +136,7 @@ class BiLSTM(LSTM):
 
 @register("model")
 @dataclass
-class GRU(Recurrent):
+class GRU(Scanned):
     """Gated recurrent unit (Cho et al. 2014, 1406.1078).
 
     In the form of cuDNN and torch: the reset gate multiplies U h + b, not h.
@@ -133,6 +155,6 @@ class GRU(Recurrent):
         return stack(
             self.layers,
             width_in,
-            lambda width: GRULayer(width, hidden, self.update_bias),
+            lambda width: GRULayer(width, hidden, self.update_bias, self.kernel),
             residual=self.residual,
         )
