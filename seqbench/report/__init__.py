@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-INDEX = "index"
+INDEX, PERF = "index", "perf"
 
 
 def build(folder: Path, out: Path | None = None, *, lesson: bool = False) -> Path:
@@ -30,13 +30,13 @@ def build(folder: Path, out: Path | None = None, *, lesson: bool = False) -> Pat
 
 
 def stem(sweep: Path) -> str:
-    """The name of a sweep's pages without their ending; that of the index is taken.
+    """The name of a sweep's pages without their ending; those of the index and of the gate are taken.
 
     >>> stem(Path("runs/a")), stem(Path("runs/index"))
     ('a', 'index.sweep')
     """
     name = sweep.resolve().name
-    return f"{name}.sweep" if name == INDEX else name
+    return f"{name}.sweep" if name in (INDEX, PERF) else name
 
 
 def build_index(runs: Path = Path("runs"), out: Path | None = None) -> Path:

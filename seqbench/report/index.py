@@ -28,6 +28,11 @@ from seqbench.report import facts, stem
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.label import clean
 from seqbench.report.page import filled, put
+from seqbench.report.perf_page import PERF_FILE
+from seqbench.report.perf_page import render as render_checks
+from seqbench.report.perf_records import FOLDER as PERF
+from seqbench.report.perf_records import Record
+from seqbench.report.perf_records import read as read_checks
 from seqbench.report.summary import cells, status_counts
 from seqbench.report.tables import NONE
 from seqbench.report.verdict import headline
@@ -112,9 +117,12 @@ def write_index(runs: Path, out: Path) -> Path:
         UsageError: no such folder, or the index cannot be written.
     """
     reports = out.parent
+    checks, damaged = read_checks(runs)
+    if checks or damaged:
+        put(render_checks(checks, damaged, index=True), reports / PERF_FILE)
     kept = _read_kept(reports / _KEPT_FILE)
     found = [(one, kept.get(one.identity) or summarise(one.folder)) for one in find(runs)]
-    put(render(runs, reports, found), out)
+    put(render(runs, reports, found, _told(checks, damaged)), out)
     now = {one.identity: row for one, row in found}
     if now != kept:
         with contextlib.suppress(OSError):  # the page is in place; what is not kept is computed again
@@ -122,24 +130,15 @@ def write_index(runs: Path, out: Path) -> Path:
     return out
 
 
-def page_path(sweep: Path, reports: Path) -> Path:
-    """Where a sweep's page stands; one that is called like the index goes beside it.
-
-    >>> page_path(Path("runs/a"), Path("reports")), page_path(Path("runs/index"), Path("reports"))
-    (PosixPath('reports/a.html'), PosixPath('reports/index.sweep.html'))
-    """
-    page = f"{sweep.resolve().name}.html"
-    return reports / ("index.sweep.html" if page == INDEX_FILE else page)
-
-
 def find(runs: Path) -> list[Found]:
-    """Every folder of a runs folder, the newest first; files and hidden folders are none of it.
+    """Every folder of a runs folder, the newest first, but files, hidden folders and the gate's records.
 
     Raises:
         UsageError: it cannot be listed.
     """
     try:
         folders = sorted(p for p in runs.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = [p for p in folders if p.name != PERF or (p / records.PLAN_FILE).exists()]
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{runs}: {reason}; go to the folder that holds runs/, or name a sweep") from None
@@ -217,12 +216,23 @@ def _machine(sweep: Sweep) -> str:
 # The page
 
 
-def render(runs: Path, reports: Path, found: list[tuple[Found, Row]]) -> str:
-    """The index as text; the same records give the same bytes. What cannot be read comes last."""
+def render(runs: Path, reports: Path, found: list[tuple[Found, Row]], checks: str = "") -> str:
+    """The index as text; the same records give the same bytes. What cannot be read comes last.
+
+    Args:
+        checks: what is said of the regression checks; empty where there is none.
+    """
     shown = [_shown(one, row, reports) for one, row in sorted(found, key=lambda pair: pair[1].problem != "")]
-    return filled(
-        "index.html", {"rows": shown, "runs": clean(runs, 200), "version": seqbench.__version__, "dash": NONE}
-    )
+    facts = {"rows": shown, "runs": clean(runs, 200), "version": seqbench.__version__, "dash": NONE}
+    return filled("index.html", {**facts, "checks": checks, "perf": PERF_FILE})
+
+
+def _told(checks: list[Record], damaged: list[str]) -> str:
+    """The newest regression check in words; empty where there is none."""
+    if not checks:
+        return f"{len(damaged)} that cannot be read" if damaged else ""
+    newest = checks[-1]
+    return f"the newest, {newest.base} to {newest.head} on {newest.day}: {newest.words}"
 
 
 def _shown(one: Found, row: Row, reports: Path) -> Shown:
