@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from seqbench import userfile
@@ -89,10 +90,19 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     from rich.console import Console
 
     from seqbench import hooks, locks
+    from seqbench.isolate import end_children
     from seqbench.sweep import run_sweep
 
     console = Console()
-    swept = run_sweep(jobs, args, console)
+    held = contextlib.ExitStack()
+    held.enter_context(locks.busy(_say_waiting))  # here, where Ctrl-C ends the wait
+    loading = Thread(target=_load_report, args=(held,))  # while the server of child processes loads torch
+    loading.start()
+    try:
+        swept = run_sweep(jobs, args, console)
+    finally:
+        loading.join()
+    end_children()  # the server would else clear up for as long as it took to load
     try:
         with locks.busy():
             return hooks.finish(
@@ -101,6 +111,14 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     except UsageError as error:  # the folder was taken away while the sweep ran
         _complain(str(error))
         return EXIT_FAILED
+
+
+def _load_report(held: contextlib.ExitStack) -> None:
+    """Import what the report is made with, so that it is there when the last run ends; let go of the lock."""
+    from seqbench.report import load
+
+    with held:
+        load.libraries()
 
 
 def _complain(message: str) -> None:

@@ -115,6 +115,40 @@ class SpeedConfig:
     )
     seconds: float = setting(0.4, "time spent on each rung", unit="s", minimum=0.0)
     min_steps: int = setting(8, "fewest timed steps of each rung", unit="steps", minimum=3)
+    steps: list[int] = setting(
+        [], "lengths of full sequences to time beside the task's own, at train.batch_size; empty: none",
+        unit="steps", minimum=1,
+    )  # fmt: skip
+    batch_sizes: list[int] = setting(
+        [], "batch sizes to time, of full sequences of speed.batch_steps; empty: none", minimum=1
+    )
+    batch_steps: int = setting(128, "length at which batch sizes are timed", unit="steps", minimum=1)
+    point_s: float = setting(
+        30.0, "longest time a length or batch size may take; what would take longer is left out, and said",
+        unit="s", minimum=0.001,
+    )  # fmt: skip
+    memory_mib: float | None = setting(
+        None, "most memory one of them may take; null: half of what is free", unit="MiB", minimum=1.0
+    )
+    only: bool = setting(False, "train nothing: time the lengths and batch sizes, or else the task's own")
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether lengths or batch sizes are timed beside the task's own."""
+        return bool(self.steps or self.batch_sizes)
+
+    @property
+    def grid_alone(self) -> bool:
+        """Whether they are timed instead of the task's own."""
+        return self.only and self.has_grid
+
+    def check(self) -> None:
+        """Refuse a measurement that is all there is and switched off, and points that stand there twice."""
+        if self.only and not self.enabled:
+            raise UsageError("speed.only=true speed.enabled=false: nothing is left to do: leave one out")
+        for name, values in (("steps", self.steps), ("batch_sizes", self.batch_sizes)):
+            if len(set(values)) != len(values):
+                raise UsageError(f"speed.{name}={values}: expected different values, like [32,64]")
 
 
 @dataclass
@@ -230,6 +264,8 @@ class Job:
             )
 
     def _check_tuning(self) -> None:
+        if self.tune and self.speed.only:
+            raise UsageError(f"tune={self.tune} speed.only=true: tuning trains models: leave one out")
         if 0 < self.tune < _FEWEST_TRIALS:
             raise UsageError(
                 f"tune={self.tune}: expected 0, or {_FEWEST_TRIALS} or more trials: fewer cannot show an edge"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from seqbench.batch import TensorBatch
 from seqbench.layers.base import Encoder
+from seqbench.layers.linear import plainly
 from seqbench.network import Network, answer_loss
 from seqbench.replay import tensors
+
+COUNTED = 64  # steps; see at_length
 
 
 def forward_flops(network: Network, batch: TensorBatch) -> int:
@@ -28,10 +32,46 @@ def forward_flops(network: Network, batch: TensorBatch) -> int:
     Matrix products, convolutions and attention, a multiplication and an addition counted as two; what works
     element by element is not counted. Shapes are enough: network and batch may be on the meta device.
     """
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=dict(_UNKNOWN_TO_TORCH)) as counter:
+    with torch.no_grad(), _counting() as counter:
         x_BTD = network.embed(batch).detach()
         network.eval().answer(x_BTD, batch)
     return int(counter.get_total_flops())
+
+
+def train_flops(network: Network, batch: TensorBatch) -> int:
+    """The same of a whole training step: forward and backward pass, recomputation included.
+
+    Three times a forward pass, but for the gradient of a constant initial state and for layers that compute
+    things anew on the way back.
+    """
+    with _counting() as counter:
+        answer_loss(*network.train()(batch)).backward()
+    network.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
+
+
+def at_length(count: Callable[[int], int], steps: int) -> int:
+    """What ``count(steps)`` gives, for long sequences by the quadratic through three short ones.
+
+    Counting a recurrence takes time with every step. The operations of every layer are a polynomial of the
+    length of degree two at most, for whole multiples of :data:`COUNTED` (chunks of scans are smaller);
+    lengths between them are off by a part of a chunk at most.
+
+    >>> at_length(lambda steps: 5 + 3 * steps + 2 * steps**2, 4096) == 5 + 3 * 4096 + 2 * 4096**2
+    True
+    """
+    if steps <= 2 * COUNTED:
+        return count(steps)
+    one, two, three = (count(units * COUNTED) for units in (1, 2, 3))
+    more = steps / COUNTED - 1
+    return round(one + more * (two - one) + more * (more - 1) / 2 * (three - 2 * two + one))
+
+
+@contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
+    """Count what torch's usual operators do; nothing else runs meanwhile."""
+    with plainly(), FlopCounterMode(display=False, custom_mapping=dict(_UNKNOWN_TO_TORCH)) as counter:
+        yield counter
 
 
 def _addmm_flops(_self: Any, a_shape: Any, b_shape: Any, *_: Any, **__: Any) -> int:

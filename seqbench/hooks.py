@@ -45,12 +45,13 @@ def finish(
     from seqbench.report.facts import commands
     from seqbench.report.frame import read_sweep
     from seqbench.report.samples import samples
-    from seqbench.report.summary import cells, flow_table, flows, speeds
+    from seqbench.report.speeds import speeds
+    from seqbench.report.summary import cells, flow_table, flows
     from seqbench.report.verdict import compare, headline, verdicts
 
     sweep = read_sweep(folder)
     grid, timed = cells(sweep), speeds(sweep)
-    for task in sweep.tasks:
+    for task in () if sweep.speed_alone else sweep.tasks:
         console.print(table(sweep, task, grid, timed))
         if points := task.points(task.rungs[-1]):
             levels = "; ".join(f"{source} {value:g}" for source, value in points.items())

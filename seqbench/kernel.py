@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqbench.batch import TensorBatch
 from seqbench.cost import leaves
+from seqbench.layers import compiled
 from seqbench.network import Network, answer_loss
 
 _STEPS = 64  # the shorter of two runs; chunks and blocks of scans are smaller
@@ -57,10 +58,12 @@ def found(network: Network, batch: TensorBatch) -> dict[str, Any]:
         ``kernel_found``: kernels by name, or what torch had to do instead; ``calls_per_step``: operator
         calls, forward and backward, that one more step of the sequence costs each layer.
     """
-    short, long = (_calls(network, _stretched(batch, steps)) for steps in (_STEPS, 2 * _STEPS))
+    ours = compiled.calls.total()  # compiled loops do not reach the dispatcher
+    short, long = (_calls(network, stretched(batch, steps)) for steps in (_STEPS, 2 * _STEPS))
     layers = sum(1 for _ in leaves(network.encoder))
     per_step = (long.total() - short.total()) / _STEPS / max(1, layers)
     names = [name for operator, name in _FUSED.items() if operator in long]
+    names += ["scan compiled in C"] if compiled.calls.total() > ours else []
     if per_step >= LOOP:
         names.append(f"a loop of {per_step:.0f} calls a step")
     elif per_step > 0:
@@ -76,13 +79,14 @@ def _calls(network: Network, batch: TensorBatch) -> Counter[str]:
     return seen.calls
 
 
-def _stretched(batch: TensorBatch, steps: int) -> TensorBatch:
-    """The first sequence, over and over, to a number of steps without padding."""
-    place_T = torch.arange(steps, device=batch.ids_BT.device) % int(batch.lengths_B[0])
-    ids_1T = batch.ids_BT[:1, place_T]
-    targets = batch.targets[:1]
+def stretched(batch: TensorBatch, steps: int, rows: int = 1) -> TensorBatch:
+    """The first sequences, over and over, to a number of steps and of rows, without padding."""
+    row_B1 = torch.arange(rows, device=batch.ids_BT.device).unsqueeze(1) % len(batch.ids_BT)
+    place_BT = torch.arange(steps, device=row_B1.device) % batch.lengths_B[row_B1]
+    targets = batch.targets[row_B1[:, 0]]
     if targets.ndim == 2:
-        targets = targets[:, place_T].clamp_min(0)
-    values_1TF = None if batch.values_BTF is None else batch.values_BTF[:1, place_T]
-    lengths_1 = torch.full_like(batch.lengths_B[:1], steps)
-    return TensorBatch(ids_1T, lengths_1, torch.ones_like(ids_1T, dtype=torch.bool), targets, values_1TF)
+        targets = batch.targets[row_B1, place_BT].clamp_min(0)
+    ids_BT = batch.ids_BT[row_B1, place_BT]
+    values_BTF = None if batch.values_BTF is None else batch.values_BTF[row_B1, place_BT]
+    lengths_B = torch.full_like(row_B1[:, 0], steps)
+    return TensorBatch(ids_BT, lengths_B, torch.ones_like(ids_BT, dtype=torch.bool), targets, values_BTF)

@@ -175,7 +175,7 @@ def _refuse_large(job: Job, place: Place, width: int) -> None:
     Raises:
         UsageError: with both sizes.
     """
-    needed = _TRAINED_BYTES * _on_meta(job, place, width, lambda network, _: parameter_count(network))
+    needed = _TRAINED_BYTES * on_meta(job, place, width, lambda network, _: parameter_count(network))
     there = _memory_bytes(torch.device(place.device))
     if needed > there:
         raise UsageError(
@@ -230,28 +230,28 @@ def _computations(job: Job, place: Place) -> tuple[list[str], list[str], int]:
     width = solve_width(reference, place)
     alike = max(multiple, width // multiple * multiple)
     mine, theirs = (
-        _on_meta(one, place, at, lambda network, device: computation(network, place.batch(device, 1)))
+        on_meta(one, place, at, lambda network, device: computation(network, place.batch(device, 1)))
         for one, at in ((job, alike), (reference, width))
     )
     return mine, theirs, width
 
 
 def _parameters(job: Job, place: Place, width: int) -> int:
-    return _on_meta(job, place, width, lambda network, _: matched_parameters(network))
+    return on_meta(job, place, width, lambda network, _: matched_parameters(network))
 
 
 def _flops(job: Job, place: Place, width: int) -> int:
-    return _on_meta(job, place, width, lambda network, device: forward_flops(network, place.batch(device, 1)))
+    return on_meta(job, place, width, lambda network, device: forward_flops(network, place.batch(device, 1)))
 
 
 def _state(job: Job, place: Place, width: int) -> int:
-    found = _on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
+    found = on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
     if found is None:
         raise UsageError(f"match.by=state: '{job.model.name}' keeps no state from which it could go on")
     return found
 
 
-def _on_meta(job: Job, place: Place, width: int, count: Callable[[Network, str], Found]) -> Found:
+def on_meta(job: Job, place: Place, width: int, count: Callable[[Network, str], Found]) -> Found:
     """Count on a network without weights, or with them where a layer computes with them.
 
     Args:
@@ -266,7 +266,7 @@ def _on_meta(job: Job, place: Place, width: int, count: Callable[[Network, str],
 
 def counted_costs(job: Job, place: Place, width: int) -> dict[str, float]:
     """Operations of a forward pass and numbers kept, for one sequence; NaN where nothing is kept to go on."""
-    kept = _on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
+    kept = on_meta(job, place, width, lambda network, device: state_values(network, place.batch(device, 1)))
     return {
         "flops": float(_flops(job, place, width)),
         "state_values": math.nan if kept is None else float(kept),

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 import math
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seqbench import environment, kernel, records, store
+from seqbench import environment, records, store
 from seqbench.batch import UNSCORED, Batch
+from seqbench.build import build, pick_device
 from seqbench.checkpoint import Checkpoint
-from seqbench.config import Job, settings
+from seqbench.config import settings
 from seqbench.contract import check_contract
 from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.events import Events
 from seqbench.generate import generate
-from seqbench.match import Place, counted_costs, matched_parameters, width_of
-from seqbench.memory import PeakMeter, lift_memory_limit, limit_memory, peak_bytes
+from seqbench.match import matched_parameters
+from seqbench.memory import PeakMeter, is_out_of_memory, lift_memory_limit, limit_memory, peak_bytes
 from seqbench.network import Network, parameter_count
 from seqbench.plan import THREADS, Unit, cache_folder, ground_of
 from seqbench.probes.base import NotApplicable
@@ -33,38 +33,13 @@ from seqbench.records import Run, Scalar
 from seqbench.registry import lookup
 from seqbench.secret import mask
 from seqbench.seeds import number
-from seqbench.speed import load_average, time_rung
+from seqbench.speed_unit import time_unit
+from seqbench.stepper import Columns, Diverged, extend
 from seqbench.tasks.base import Data, TaskConfig
-from seqbench.train import Columns, Diverged, Outcome, Snapshot, extend, fit
+from seqbench.train import Outcome, Snapshot, fit
 
 _PROBE_EXAMPLES = 16
 _SAMPLE_TOKENS = 240
-_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "bad_alloc", "bad allocation")
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device to use.
-
-    Raises:
-        UsageError: CUDA was asked for and is not there.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device=cuda: torch finds no CUDA device; use device=cpu or device=auto")
-    use_cuda = wanted != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_cuda else "cpu")
-
-
-def build(
-    job: Job, data: Data, seed: int, device: torch.device, sweep: Path | None = None
-) -> tuple[Network, int]:
-    """The network with its solved width; its initial weights depend on the seed alone.
-
-    Args:
-        sweep: the sweep's folder, where widths that take long to solve are kept.
-    """
-    width = width_of(job, data, cache_folder(job), device, sweep)
-    torch.manual_seed(number(seed, "init"))
-    return Place.of(data).network(job, width).to(device), width
 
 
 class Moved(Exception):
@@ -134,8 +109,9 @@ class Recorder:
         Raises:
             Moved: with the way on.
         """
+        loaded = environment.code_sha256()  # taken when the server began to import (warm.py)
         environment.forget_sources()
-        if ground_of(self.job) != self.unit.ground:
+        if loaded != self.unit.code_sha256 or ground_of(self.job) != self.unit.ground:
             raise Moved("code or data changed while the sweep ran: repeat the command")
 
     def _guarded(self, work: Callable[[], None]) -> str:
@@ -239,16 +215,6 @@ class Recorder:
         if table:
             self.tables["slices"] = table
 
-    def _counted(self, job: Job, data: Data, width: int) -> dict[str, float]:
-        """Operations and numbers kept of one sequence; NaN where that cannot be counted."""
-        found = {"flops": math.nan, "state_values": math.nan}
-        place = Place.of(data, data.probe(_PROBE_EXAMPLES))
-        self._harmless("costs", lambda: found.update(counted_costs(job, place, width)))
-        return found
-
-    def _find_kernel(self, network: Network, data: Data, device: torch.device) -> None:
-        self.metrics |= kernel.found(network, data.probe(1).tensors(device))
-
     def _describe(self, network: Network, width: int, device: torch.device) -> None:
         """Facts about the network and the device that a reader needs to judge the numbers."""
         self.environment["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -340,26 +306,17 @@ class Recorder:
         return found[-1]
 
     def _speed(self) -> None:
-        device = pick_device(self.job.device)
-        self.environment["load_average_before"] = load_average()
-        busy_s, own_s, wall_s = environment.busy_core_s(), time.process_time(), time.perf_counter()
-        table: Columns = {}
-        for job in self.unit.jobs:
-            data = job.task.open(self.unit.seed, cache_folder(job))
-            network, width = build(job, data, self.unit.seed, device, self.unit.folder.parent)
+        """Time everything that the unit asks for, alone on the machine."""
+
+        def ready(network: Network, width: int) -> None:
             self._describe(network, width, device)
             self._check_ground()
-            self._harmless("kernel", functools.partial(self._find_kernel, network, data, device))
-            timed = time_rung(network, data, job.train, job.speed, device, job.task.rung())
-            counted = self._counted(job, data, width)
-            rows = len(timed["step_s"])
-            extend(table, {**timed, **{name: [count] * rows for name, count in counted.items()}})
-        self.tables["speed"] = table
-        self.environment["load_average_after"] = load_average()
-        now_s = environment.busy_core_s()
-        if busy_s is not None and now_s is not None:
-            others_s = now_s - busy_s - (time.process_time() - own_s)
-            self.metrics["others_busy_cores"] = max(0.0, others_s / (time.perf_counter() - wall_s))
+
+        device = pick_device(self.job.device)
+        found = time_unit(self.unit, device, ready, self._harmless)
+        self.tables |= found.tables
+        self.metrics |= found.metrics
+        self.environment |= found.environment
 
 
 def oracle_score(task: TaskConfig, batches: list[Batch]) -> float | None:
@@ -371,11 +328,3 @@ def oracle_score(task: TaskConfig, batches: list[Batch]) -> float | None:
     if known[0][1].asks_numbers:
         return float(np.mean(np.concatenate([answers - batch.targets for answers, batch in known]) ** 2))
     return float(np.mean(np.concatenate([(a == b.targets)[b.targets != UNSCORED] for a, b in known])))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory; on CPU torch raises a plain RuntimeError."""
-    text = str(error)
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-    )

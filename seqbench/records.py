@@ -234,7 +234,10 @@ def _table(path: Path, content: bytes) -> pa.Table:
         for field_ in schema:
             if field_.name not in texts and not _plain_number(field_.type):
                 raise DamagedFile(f"{path}: column of type {field_.type}")
-        return pq.read_table(pa.BufferReader(content), read_dictionary=texts)
+        if texts:
+            again = pa.BufferReader(content)
+            file = pq.ParquetFile(again, read_dictionary=texts, page_checksum_verification=True)
+        return file.read(use_threads=False)  # small tables: the threads would cost more than the reading
     except (pa.ArrowException, OSError) as error:
         raise DamagedFile(f"{path}: not a readable table: {error}") from error
 

@@ -73,12 +73,17 @@ def plugins(group: str) -> Mapping[str, type]:
     """All classes of ``group`` by name; loads them at first use."""
     if group not in _loaded:
         _loaded.add(group)
-        package = importlib.import_module(_PACKAGES[group])
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        load_own(group)
         for point in entry_points(group="seqbench.plugins"):
             point.load()
     return dict(sorted(_registered[group].items()))
+
+
+def load_own(group: str) -> None:
+    """Import what seqbench itself has of a group, and nothing of others."""
+    package = importlib.import_module(_PACKAGES[group])
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def lookup(group: str, name: str) -> Any:

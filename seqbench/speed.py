@@ -1,24 +1,42 @@
-"""Undisturbed speed: every training step and forward pass timed on its own, raw seconds kept."""
+"""Undisturbed speed on the task's own batches: every training step and forward pass timed on its own."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from seqbench.batch import Batch, TensorBatch
+from seqbench.batch import TensorBatch
 from seqbench.config import SpeedConfig, TrainConfig
-from seqbench.memory import PeakMeter
-from seqbench.network import Network
+from seqbench.memory import PeakMeter, saved_bytes
+from seqbench.network import Network, answer_loss
+from seqbench.stepper import Columns, Stepper, extend
 from seqbench.tasks.base import Data
-from seqbench.train import Columns, Stepper, extend
+from seqbench.timing import time_steps, work_s
 
-_WARM_UP = 2
+WARM_UP = 3  # steps that are not timed: one before memory is looked at, and two after
 _BATCHES = 32
+_SHARE_FORWARD = 1 / 3  # of the time that is spent on training steps
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Steps of one kind on some batches.
+
+    Attributes:
+        steps: of each timed step the number of its batch, its seconds, and its CPU seconds.
+        memory_bytes: peak above what stood before: activations, gradients and temporaries; not parameters,
+            optimiser state and torch itself.
+    """
+
+    mode: str
+    steps: list[tuple[int, float, float]]
+    memory_bytes: int
 
 
 def time_rung(
@@ -32,13 +50,37 @@ def time_rung(
     """Time the training step and the forward pass on the task's own batches.
 
     Returns:
-        One row per timed step: ``rung, mode ("train" or "forward"), step_s, cpu_s, valid_tokens,
-        padded_tokens, batch_size, memory_bytes``: the peak of the rung and mode above what stood before the
-        step (activations, gradients and temporaries; not parameters, optimiser state and torch itself).
+        One row per timed step: ``rung, mode ("train" or "forward"), step_s, cpu_s, work_s, valid_tokens,
+        padded_tokens, batch_size, memory_bytes, saved_bytes``: the last is what autograd keeps for the
+        backward pass of the batch with the most padded tokens.
     """
     batches = list(itertools.islice(data.train(train.batch_size), _BATCHES))
-    stepper = Stepper(network, train, steps=10_000)
+    largest = max(batches, key=lambda batch: batch.ids_BT.size)
+    kept = saved_activations(network, largest.tensors(device))
     columns: Columns = {}
+    ready = [functools.partial(batch.tensors, device) for batch in batches]
+    for timed in time_both(network, train, speed, device, ready):
+        for number, step_s, cpu_s in timed.steps:
+            batch = batches[number]
+            row: dict[str, Any] = {
+                "rung": rung, "mode": timed.mode, "step_s": step_s, "cpu_s": cpu_s,
+                "work_s": work_s(device, step_s, cpu_s), "valid_tokens": batch.valid_tokens,
+                "padded_tokens": batch.ids_BT.size, "batch_size": len(batch.lengths_B),
+                "memory_bytes": timed.memory_bytes, "saved_bytes": kept,
+            }  # fmt: skip
+            extend(columns, {key: [value] for key, value in row.items()})
+    return columns
+
+
+def time_both(
+    network: Network,
+    train: TrainConfig,
+    speed: SpeedConfig,
+    device: torch.device,
+    batches: Sequence[Callable[[], TensorBatch]],
+) -> Iterable[Timed]:
+    """Time training steps with all default logging, then forward passes; no point longer than its limit."""
+    stepper = Stepper(network, train, steps=10_000)
 
     def train_step(batch: TensorBatch) -> None:
         stepper.step(batch)
@@ -50,54 +92,25 @@ def time_rung(
             network(batch)
 
     network.train()
-    for batch in batches[:_WARM_UP]:
-        train_step(batch.tensors(device))
-    memory = PeakMeter(device)
-    extend(columns, _time("train", train_step, batches, speed, speed.seconds, device, rung))
-    columns["memory_bytes"] = [memory.bytes()] * len(columns["step_s"])
-    network.eval()
-    memory = PeakMeter(device)
-    extend(columns, _time("forward", forward, batches, speed, speed.seconds / 3, device, rung))
-    columns["memory_bytes"] += [memory.bytes()] * (len(columns["step_s"]) - len(columns["memory_bytes"]))
-    return columns
+    train_step(batches[0]())  # the optimiser's state, which is no part of a step's memory
+    for mode, work, share in (("train", train_step, 1.0), ("forward", forward, _SHARE_FORWARD)):
+        network.train(mode == "train")
+        memory = PeakMeter(device)
+        steps = [functools.partial(_step, work, ready) for ready in batches]
+        limits = (speed.seconds * share, speed.min_steps, speed.point_s * share)
+        took = time_steps(steps, device, *limits)
+        yield Timed(mode, took, memory.bytes())
 
 
-def _time(
-    mode: str,
-    work: Callable[[TensorBatch], None],
-    batches: list[Batch],
-    speed: SpeedConfig,
-    seconds: float,
-    device: torch.device,
-    rung: int | None,
-) -> Columns:
-    """Time single steps until both the time and the fewest steps are reached."""
-    columns: Columns = {}
-    stop_at = 0.0
-    for number, batch in enumerate(itertools.cycle(batches)):
-        synchronise(device)
-        cpu, wall = time.process_time(), time.perf_counter()
-        work(batch.tensors(device))
-        synchronise(device)
-        step_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-        if number < _WARM_UP:
-            stop_at = time.perf_counter() + seconds
-            continue
-        row: dict[str, Any] = {
-            "rung": rung, "mode": mode, "step_s": step_s, "cpu_s": cpu_s,
-            "valid_tokens": batch.valid_tokens, "padded_tokens": batch.ids_BT.size,
-            "batch_size": len(batch.lengths_B),
-        }  # fmt: skip
-        extend(columns, {key: [value] for key, value in row.items()})
-        if number + 1 >= _WARM_UP + speed.min_steps and time.perf_counter() >= stop_at:
-            return columns
-    raise AssertionError("unreachable: the batches cycle for ever")
+def _step(work: Callable[[TensorBatch], None], ready: Callable[[], TensorBatch]) -> None:
+    work(ready())
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the device, so that a clock reads the work and not its launch."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def saved_activations(network: Network, batch: TensorBatch) -> int:
+    """Bytes that autograd keeps for the backward pass of a batch, parameters and the batch not counted."""
+    inputs = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+    known = [*network.parameters(), *network.buffers(), *inputs]
+    return saved_bytes(lambda: answer_loss(*network.train()(batch)), known)
 
 
 def load_average() -> float:

@@ -23,24 +23,27 @@ import pyarrow.parquet
 import torch
 
 from seqbench import environment, locks, records, store
+from seqbench.build import pick_device
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.match import width_of
 from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished
-from seqbench.recorder import Recorder, pick_device
+from seqbench.recorder import Recorder
 from seqbench.records import Run
-from seqbench.registry import plugins
+from seqbench.registry import load_own, plugins
 from seqbench.tasks.base import Data
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _warm_up() -> None:
-    """Load what torch and pyarrow import at first use, once for all children (1.5 s each otherwise)."""
+    """Load what torch, pyarrow and seqbench import at first use, once for all children (1.5 s each else)."""
     with torch.device("meta"):
         parameter = torch.nn.Embedding(1, 1).weight
     torch.optim.AdamW([parameter])
     pyarrow.table({"warm": [1]}).to_batches()
+    for group in ("model", "task", "probe"):
+        load_own(group)
 
 
 _warm_up()

@@ -26,7 +26,7 @@ from seqbench.adapters import __main__ as command
 from seqbench.adapters.base import Board, read_board, safe
 from seqbench.errors import UsageError
 from seqbench.report.frame import read_sweep
-from seqbench.report.summary import speeds
+from seqbench.report.speeds import speeds
 
 EVALUATIONS = {
     "step": [50, 100], "loss": [1.0, 0.5], "accuracy": [0.3, 0.9], "train_wall_s": [3.0, 7.0],

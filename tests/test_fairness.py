@@ -13,7 +13,8 @@ from made import settings, timing, training, write_sweep
 from seqbench.report.fairness import Cost, base, costs, flips, ranks, table, words
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render
-from seqbench.report.summary import cells, speeds
+from seqbench.report.speeds import speeds
+from seqbench.report.summary import cells
 from seqbench.report.task import Task
 
 

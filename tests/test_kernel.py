@@ -11,16 +11,21 @@ from torch import nn
 
 from seqbench import kernel
 from seqbench.batch import UNSCORED, pad
+from seqbench.layers import compiled
 from seqbench.layers.base import Encoder
 from seqbench.report.fairness import kernels
 from seqbench.report.frame import read_sweep
+
+needs_compiler = pytest.mark.skipif(not compiled.usable(torch.zeros(1)), reason="needs a C compiler")
 
 
 @pytest.mark.parametrize(
     ("name", "options", "seen", "loops"),
     [
-        ("rnn", {}, "a loop of", True),
-        ("gru", {"layers": 3}, "a loop of", True),
+        ("rnn", {"kernel": "torch"}, "a loop of", True),
+        ("gru", {"kernel": "torch", "layers": 3}, "a loop of", True),
+        pytest.param("rnn", {}, "scan compiled in C", False, marks=needs_compiler),
+        pytest.param("gru", {"layers": 3}, "scan compiled in C", False, marks=needs_compiler),
         ("lstm", {}, "fused (oneDNN)", False),
         ("bilstm", {}, "fused (oneDNN)", False),
         ("transformer", {}, "flash attention (CPU)", False),

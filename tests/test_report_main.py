@@ -25,7 +25,8 @@ from seqbench.report.main_table import Whole
 from seqbench.report.page import render
 from seqbench.report.plots import pareto, progress
 from seqbench.report.plots.pareto import Point
-from seqbench.report.summary import cells, speeds
+from seqbench.report.speeds import speeds
+from seqbench.report.summary import cells
 from seqbench.report.tables import differences
 from seqbench.report.verdict import compare
 

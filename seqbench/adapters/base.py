@@ -24,7 +24,8 @@ from seqbench.report import facts
 from seqbench.report.columns import read_table, scores
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
-from seqbench.report.summary import cells, same, speeds
+from seqbench.report.speeds import speeds
+from seqbench.report.summary import cells, same
 from seqbench.report.task import mapping, metric_of
 from seqbench.report.verdict import headline
 

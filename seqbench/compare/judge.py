@@ -15,7 +15,8 @@ from seqbench import stats
 from seqbench.compare.pairs import BROKEN, ENDED, Contest, Pair, contests, pairs, refusals, unscored
 from seqbench.report import facts
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import same, speeds
+from seqbench.report.speeds import speeds
+from seqbench.report.summary import same
 from seqbench.report.task import Task
 from seqbench.report.verdict import SMOKE_SEEDS, Comparison, most_possible, rounding
 from seqbench.stats.samples import deviation

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seqbench import locks
 from seqbench.errors import UsageError
-from seqbench.report import build, build_index
+from seqbench.report import build, build_index, load
 
 EXIT_FINE, EXIT_PARTLY, EXIT_USAGE = 0, 1, 2
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.formats is not None and arguments.export is None:
             raise UsageError(f"--formats {arguments.formats}: only with --export FOLDER")
         with locks.busy():  # so that drawing never disturbs a speed measurement
+            load.libraries()
             if arguments.out is not None or arguments.export is None:
                 _say(build(arguments.folder, arguments.out, lesson=arguments.lesson))
             if arguments.export is not None:

@@ -90,6 +90,8 @@ def chosen(sweep: Sweep) -> Look | None:
     """The run to show: of the first model that attends, a solved one, the highest rung, the first seed."""
     table = usable(sweep.table("attention"))
     after = maps(table)
+    if after.empty:
+        return None
     order = [task.key for task in sweep.tasks]
     for label in sweep.labels:
         runs = sweep.training[sweep.training["label"].eq(label) & sweep.training["task"].isin(order)]

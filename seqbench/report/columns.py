@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from seqbench import records
@@ -38,6 +41,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "moment", "kind", "layer", "head", "sequence", "query", "key", "value", "token", "relevant",
         ),
         "speed": ("rung", "mode", "step_s", "valid_tokens", "memory_bytes"),
+        "grid": ("steps", "batch_size", "mode", "step_s", "valid_tokens", "memory_bytes"),
+        "left_out": ("steps", "batch_size", "reason", "about_s", "about_bytes", "limit_s", "limit_bytes"),
     }
 )  # fmt: skip
 _TEXTS = {
@@ -46,6 +51,8 @@ _TEXTS = {
     "gates": ("moment", "layer", "activation"),
     "attention": ("moment", "kind"),
     "speed": ("mode",),
+    "grid": ("mode",),
+    "left_out": ("reason",),
 }
 _LARGEST = 1e100
 _MOST_ROWS, _MOST_COLUMNS, _MOST_TEXTS, _LONGEST_TEXT = 2_000_000, 300, 10_000, 40
@@ -65,6 +72,16 @@ def scores(frame: pd.DataFrame, metric: Metric) -> pd.Series:
 
 def read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
     """One table, column by column, so that nothing but numbers and short texts gets through."""
+    table = raw_table(folder, run, name)
+    return None if table is None else plain(name, [table])
+
+
+def raw_table(folder: Path, run: Run, name: str) -> pa.Table | None:
+    """One table as it was written; None where a run has none, or an empty one.
+
+    Raises:
+        DamagedFile: a column is missing, or there are too many rows.
+    """
     table = records.read_table(folder, run, name)
     if table is None or table.num_rows == 0:
         return None
@@ -73,12 +90,76 @@ def read_table(folder: Path, run: Run, name: str) -> pd.DataFrame | None:
         raise DamagedFile(f"no column {', '.join(missing)}")
     if table.num_rows > _MOST_ROWS:
         raise DamagedFile(f"{table.num_rows} rows, more than {_MOST_ROWS}")
+    return table
+
+
+def plain(name: str, tables: Sequence[pa.Table]) -> pd.DataFrame:
+    """Tables with the same columns, below each other, with nothing but numbers and short texts.
+
+    Raises:
+        DamagedFile: a column of texts has too many different ones.
+    """
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables)
     columns: dict[str, pd.Series] = {}
     for column in list(dict.fromkeys([*COLUMNS[name], *table.column_names]))[:_MOST_COLUMNS]:
         values, endless = table.column(column), str(column).endswith("time_scale_steps")
         read = _texts(values) if column in texts(name) else _numbers(values, endless=endless)
         columns.setdefault(clean(column, 120), read)
     return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of one run, with the run's row of the sweep and the metric of its task."""
+
+    row: Mapping[Hashable, Any]
+    table: pa.Table
+    metric: Metric
+
+    def kind(self) -> tuple[Any, ...]:
+        """What parts must have in common to be made into one frame at once."""
+        return self.table.schema, self.metric, self.row["rung"] is pd.NA
+
+    def column(self, key: str) -> list[Any]:
+        """What the run's row says, once for every row of the table."""
+        return [self.row[key]] * len(self.table)
+
+
+def joined(name: str, parts: Sequence[Part], problem: Callable[[str, Exception], None]) -> list[pd.DataFrame]:
+    """Parts of a table as frames with ``label, task, seed, rung``, as few as possible.
+
+    Args:
+        problem: told the folder of a run whose part cannot be used, and why.
+    """
+    frames: list[pd.DataFrame] = []
+    for _, group in itertools.groupby(parts, Part.kind):
+        alike = list(group)
+        try:
+            frames.append(_frame(name, alike))
+        except Exception:  # one by one, to find whose it is
+            frames += _one_by_one(name, alike, problem)
+    return frames
+
+
+def _one_by_one(
+    name: str, parts: Sequence[Part], problem: Callable[[str, Exception], None]
+) -> Iterator[pd.DataFrame]:
+    for part in parts:
+        try:
+            yield _frame(name, [part])
+        except Exception as error:  # a Parquet file that nobody vouches for may fail in any way
+            problem(str(part.row["folder"]), error)
+
+
+def _frame(name: str, alike: Sequence[Part]) -> pd.DataFrame:
+    """Parts of one kind below each other, with the names of their runs and, where they have one, a score."""
+    frame = plain(name, [part.table for part in alike])
+    if {"loss", "accuracy"} <= set(frame):
+        frame["score"] = scores(frame, alike[0].metric)
+    keys = ("label", "task", "seed") if "rung" in frame else ("label", "task", "seed", "rung")
+    return frame.assign(**{key: [*itertools.chain(*(part.column(key) for part in alike))] for key in keys})
 
 
 def _texts(values: pa.ChunkedArray) -> pd.Series:
@@ -91,7 +172,7 @@ def _texts(values: pa.ChunkedArray) -> pd.Series:
         raise DamagedFile(f"{len(column.dictionary)} different texts, more than {_MOST_TEXTS}")
     short = [*(clean(text, _LONGEST_TEXT) for text in column.dictionary.to_pylist()), "?"]
     places = column.indices.fill_null(len(short) - 1).to_numpy(zero_copy_only=False)
-    return pd.Series([short[place] for place in places])
+    return pd.Series(np.array(short, dtype=object)[places], dtype=str)
 
 
 def _numbers(values: pa.ChunkedArray, *, endless: bool) -> pd.Series:

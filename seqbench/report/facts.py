@@ -75,6 +75,8 @@ def question(sweep: Sweep) -> str:
     ]
     if not sweep.labels or not tasks:
         return "This sweep holds no training runs."
+    if sweep.speed_alone:
+        return f"How fast: {', '.join(sweep.labels)}, and how does that change with length and batch size?"
     asked = " and ".join(tasks)
     if len(sweep.labels) == 1:
         return f"Does {sweep.labels[0]} learn {asked}?"
@@ -83,9 +85,12 @@ def question(sweep: Sweep) -> str:
 
 def setting(sweep: Sweep) -> list[str]:
     """The setting in a few phrases, from the records."""
-    phrases = [f"{seeds_in_words(sweep)}, the same for every model"]
+    nothing = "speed alone: nothing was trained"
+    phrases = [nothing if sweep.speed_alone else f"{seeds_in_words(sweep)}, the same for every model"]
     if counted := sizes(sweep):
         phrases.append(_size_in_words(counted))
+    if sweep.speed_alone:
+        return phrases
     steps = sorted(s for s in _config_values(sweep, "train", "steps") if isinstance(s, int))
     if epochs := _config_values(sweep, "train", "epochs"):
         phrases.append(
@@ -120,7 +125,8 @@ class Size:
 def sizes(sweep: Sweep) -> list[Size]:
     """The different sizes of the models that have a width; canaries have no size to match."""
     found: dict[Size, None] = {}
-    for row in sweep.training[sweep.training["canary"].ne(True)].to_dict("records"):
+    runs = sweep.runs if sweep.speed_alone else sweep.training
+    for row in runs[runs["canary"].ne(True)].to_dict("records"):
         count, width = row["matched_parameters"], row["width"]
         if isinstance(count, float) and isinstance(width, float) and 0 < count < 1e15 and width == width:  # noqa: PLR0124
             match = sweep.config(str(row["folder"]), "match")

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 from seqbench import records, store
 from seqbench.errors import UsageError
 from seqbench.records import Run
-from seqbench.report.columns import COLUMNS, read_table, scores, texts
+from seqbench.report.columns import COLUMNS, Part, joined, raw_table, texts
 from seqbench.report.label import clean, distinct, flat, label
 from seqbench.report.task import Task, mapping, metric_of, read_tasks
 from seqbench.report.varied import MODEL_SETTINGS, task_settings, varied
@@ -88,12 +89,17 @@ class Sweep:
         run = self.records.get(folder)
         return mapping(mapping(run.config).get(group)) if run else {}
 
-    @property
+    @cached_property
     def training(self) -> pd.DataFrame:
-        """The training runs of the models that are compared."""
+        """The training runs of the models that are compared; not to be changed."""
         return self.runs[(self.runs["kind"] == "train") & self.runs["companion"].ne(True)]
 
     @property
+    def speed_alone(self) -> bool:
+        """Whether nothing was to be trained: the sweep measures speed and no more."""
+        return not self.runs["kind"].isin(["train", "trial"]).any() and len(self.runs) > 0
+
+    @cached_property
     def trials(self) -> pd.DataFrame:
         """The runs of tuning: validation only, and never part of a comparison."""
         return self.runs[self.runs["kind"] == "trial"]
@@ -359,23 +365,23 @@ def _reference(runs: pd.DataFrame, labels: list[str], wanted: object) -> str | N
 
 
 def _read_tables(sweep: Sweep, name: str, *, companions: bool) -> pd.DataFrame:
-    frames = []
+    parts: list[Part] = []
+
+    def problem(folder: str, error: Exception) -> None:
+        sweep.problems.append(f"{folder}/{name}.parquet: {clean(error, 200)}")
+
     for row in sweep.runs.to_dict("records"):
         run = sweep.records.get(str(row["folder"]))
         if run is None or bool(row["companion"]) != companions or row["kind"] == "trial":
             continue
         try:
-            frame = read_table(sweep.folder / str(row["folder"]), run, name)
+            table = raw_table(sweep.folder / str(row["folder"]), run, name)
         except Exception as error:  # a Parquet file that nobody vouches for may fail in any way
-            sweep.problems.append(f"{row['folder']}/{name}.parquet: {clean(error, 200)}")
+            problem(str(row["folder"]), error)
             continue
-        if frame is not None:
-            if {"loss", "accuracy"} <= set(frame):
-                frame["score"] = scores(frame, metric_of(mapping(run.card)))
-            keys = {key: row[key] for key in ("label", "task", "seed")}
-            keys |= {} if "rung" in frame else {"rung": row["rung"]}
-            frames.append(frame.assign(**keys))
-    if frames:
+        if table is not None:
+            parts.append(Part(row, table, metric_of(mapping(run.card))))
+    if frames := joined(name, parts, problem):
         return pd.concat(frames, ignore_index=True)
     names = [*COLUMNS[name], "score", "label", "task", "rung", "seed"]
     empty = pd.DataFrame(columns=list(dict.fromkeys(names)))

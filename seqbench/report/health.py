@@ -121,9 +121,9 @@ def _worst(mine: pd.DataFrame, above: float, diverged: set[int]) -> Jump | None:
     """The worst step over all seeds: one that did harm, or else the largest for what was before it."""
     runs = mine[mine["step"].notna()].sort_values("step", kind="stable").groupby("seed")
     jumps = [_jumps(run.reset_index(drop=True), above, seed in diverged) for seed, run in runs]
-    found = pd.concat(jumps) if jumps else pd.DataFrame()
-    if found.empty:
+    if not (jumps := [table for table in jumps if table is not None]):
         return None
+    found = pd.concat(jumps)
     worst = found.sort_values(["hurts", "ratio"], kind="stable").iloc[-1]
     return Jump(
         step=int(worst["step"]),
@@ -136,14 +136,18 @@ def _worst(mine: pd.DataFrame, above: float, diverged: set[int]) -> Jump | None:
     )
 
 
-def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame:
+def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame | None:
     """The steps of one run that are above a level and far above the median of the steps before them.
 
     Returns:
-        ``step, norm, before, steps, ratio, hurts, learned``.
+        ``step, norm, before, steps, ratio, hurts, learned``; None without such a step.
     """
     norms, loss = run["gradient_norm"], run["loss"]
     before = norms.shift().rolling(_BEFORE, min_periods=_FEWEST).median()
+    ratio = norms / before.where(before > 0)
+    jumped = (norms > above) & (ratio > _EXPLODES)
+    if not jumped.any():
+        return None
     earlier = loss.shift().rolling(_BEFORE, min_periods=1).median()
     later = loss[::-1].shift().rolling(_BEFORE, min_periods=1).median()[::-1]  # NaN: nothing is known
     early, first = norms.head(_BEFORE).median(), abs(loss.head(_BEFORE).median())
@@ -154,12 +158,12 @@ def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame:
             "norm": norms,
             "before": before,
             "steps": norms.shift().rolling(_BEFORE, min_periods=1).count(),
-            "ratio": norms / before.where(before > 0),
+            "ratio": ratio,
             "hurts": lasts | (before >= _TINY * early),
             "learned": earlier.abs() < _NEAR_ZERO * first,
         }
     )
-    return table[(norms > above) & (table["ratio"] > _EXPLODES)]
+    return table[jumped]
 
 
 def _diverged(sweep: Sweep, task: Task, rung: int | None, label: str) -> set[int]:

@@ -79,5 +79,8 @@ def clean(text: object, longest: int = _LONGEST) -> str:
     >>> clean("a\x00b" + "c" * 100, 6)
     'a bcc…'
     """
-    shown = "".join(c if c.isprintable() else " " for c in str(text)[: longest * 4]).strip() or "?"
+    shown = str(text)[: longest * 4]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else " " for c in shown)
+    shown = shown.strip() or "?"
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"

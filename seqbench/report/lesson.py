@@ -22,7 +22,8 @@ from seqbench.report.page import Drawn, drawn, filled, put
 from seqbench.report.plots import attention, gates, gradient, hops, length, slices, speed, states
 from seqbench.report.plots.base import Plot
 from seqbench.report.premises import data_identity
-from seqbench.report.summary import Cell, Flow, cells, counted, flow_table, flows, speeds, state_decays
+from seqbench.report.speeds import speeds
+from seqbench.report.summary import Cell, Flow, cells, counted, flow_table, flows, state_decays
 from seqbench.report.task import Task
 from seqbench.report.verdict import compare, headline, verdicts
 

@@ -18,7 +18,19 @@ import seqbench
 from seqbench import store
 from seqbench.errors import UsageError
 from seqbench.metric import ACCURACY
-from seqbench.report import aggregate, facts, fairness, main_table, noise, svg, tables, theme, tuning
+from seqbench.report import (
+    aggregate,
+    facts,
+    fairness,
+    main_table,
+    noise,
+    scaling,
+    speed_tables,
+    svg,
+    tables,
+    theme,
+    tuning,
+)
 from seqbench.report.frame import Sweep
 from seqbench.report.health import health
 from seqbench.report.main_table import Whole
@@ -27,6 +39,7 @@ from seqbench.report.plots import (
     depth,
     gates,
     gradient,
+    growth,
     hops,
     jacobian,
     learning,
@@ -44,6 +57,7 @@ from seqbench.report.plots import (
 from seqbench.report.plots.base import Plot
 from seqbench.report.premises import data_identity, speed_premises
 from seqbench.report.samples import samples
+from seqbench.report.speeds import points, speeds
 from seqbench.report.summary import (
     Cell,
     Flow,
@@ -52,7 +66,6 @@ from seqbench.report.summary import (
     flow_table,
     flows,
     flows_in_training,
-    speeds,
     state_decays,
 )
 from seqbench.report.task import Task
@@ -245,8 +258,23 @@ def costing(sweep: Sweep, timed: pd.DataFrame, every: list[Whole]) -> dict[str, 
         "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
         "fronts": drawn(fronts) if not against else [],
         "speed_premises": [f"{finding.task}: {finding.about()}. {finding.why}" for finding in against],
-        "costs": tables.costs(sweep, timed),
+        "costs": speed_tables.costs(sweep, timed),
+        **grown(sweep),
         "kernels": fairness.kernels(sweep),
+    }
+
+
+def grown(sweep: Sweep) -> dict[str, Any]:
+    """What the grid of lengths and batch sizes shows, where there is one."""
+    every = points(sweep)
+    laws = [law for task in sweep.tasks for law in scaling.laws(sweep, task.key)]
+    plots = (plot for i, task in enumerate(sweep.tasks) for plot in growth.plots(sweep, task.key, every, i))
+    return {
+        "growths": drawn(plots),
+        "laws": speed_tables.laws(laws),
+        "grid": speed_tables.grid(sweep, every),
+        "left_out": scaling.left_out(sweep),
+        "trained": not sweep.speed_alone,
     }
 
 

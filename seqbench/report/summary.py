@@ -14,7 +14,6 @@ from seqbench.metric import ACCURACY, Metric
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.task import Task
 
-FEWEST_FOR_P90 = 20
 _MOST_ANSWERS = 1 << 40
 _RISE = 30.0  # a curve with two ends falls to less than a thirtieth of both
 
@@ -367,33 +366,3 @@ def shared(curves: pd.DataFrame) -> pd.DataFrame:
     seeds = whole.groupby("distance")["seed"].transform("nunique")
     common: pd.DataFrame = whole[seeds == whole["seed"].nunique()]
     return common.sort_values("distance", kind="stable")
-
-
-def speeds(sweep: Sweep) -> pd.DataFrame:
-    """One row per task, model, rung and mode.
-
-    Returns:
-        ``median_s, slow_s, valid_tokens_per_s, memory_bytes, timed`` beside ``task, label, rung, mode``;
-        times and tokens are medians of single steps; ``slow_s`` is their 90th percentile, or the maximum of
-        fewer than :data:`FEWEST_FOR_P90`; memory is the most of any.
-    """
-    table = sweep.table("speed")
-    keys = ["task", "label", "rung", "mode"]
-    columns = [*keys, "median_s", "slow_s", "valid_tokens_per_s", "memory_bytes", "timed"]
-    table = table[table["step_s"].gt(0) & table["valid_tokens"].notna()]
-    rows = []
-    for (task, label, rung, mode), group in table.groupby(keys, sort=False, dropna=False):
-        rows.append(
-            {
-                "task": task,
-                "label": label,
-                "rung": rung,
-                "mode": mode,
-                "median_s": group["step_s"].median(),
-                "slow_s": group["step_s"].quantile(0.9 if len(group) >= FEWEST_FOR_P90 else 1.0),
-                "valid_tokens_per_s": (group["valid_tokens"] / group["step_s"]).median(),
-                "memory_bytes": group["memory_bytes"].max(),
-                "timed": len(group),
-            }
-        )
-    return pd.DataFrame(rows, columns=columns)

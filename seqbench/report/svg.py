@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _REFERENCE = re.compile(r"(?:^|url\()#([\w-]+)")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _LINE = re.compile(r"(?:[ML] \S+ \S+\s*)+(?:z\s*)?")
+_POINTS_PER_INCH = 72  # an SVG's units, whatever the figure's resolution
 _DROPPED = ("metadata", "style", "title")
 _TOLERANCE = 0.1  # points; a pixel of a page this wide is about half a point
 _KEPT = {
@@ -34,6 +35,7 @@ def inline(figure: Figure, key: str, title: str, description: str) -> str:
     """
     buffer = io.BytesIO()
     with drawing():
+        _lay_out(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     # What is parsed is matplotlib's own output of a moment ago, not a file.
     root = ET.fromstring(buffer.getvalue())
@@ -65,6 +67,18 @@ def inline(figure: Figure, key: str, title: str, description: str) -> str:
         element.text = text
         root.insert(0, element)
     return ET.tostring(root, encoding="unicode")
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of all parts as ``savefig`` would, which draws everything once more to do so."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        FigureCanvasSVG(figure)
+        figure.set_dpi(_POINTS_PER_INCH)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def _ids(root: ET.Element, key: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from seqbench.metric import ACCURACY, Metric
 from seqbench.report.frame import Sweep
 from seqbench.report.health import Health
 from seqbench.report.label import clean
-from seqbench.report.summary import FEWEST_FOR_P90, Cell, Flow, same
+from seqbench.report.summary import Cell, Flow
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, signed
 
@@ -287,77 +287,20 @@ def _reach(grid: list[Cell], task: Task, label: str) -> Entry:
     return number(max(solved), "{}") if solved else Entry("none", 0.0, values=())
 
 
-def costs(sweep: Sweep, speeds: pd.DataFrame) -> Table:
-    """Size, speed and memory at every timed length."""
-    heads = [
-        ("task", False), ("model", False), ("parameters", True), ("width", True), ("train step (ms)", True),
-        ("p90 or max (ms)", True), ("forward (ms)", True), ("timed steps (train, forward)", True),
-        ("valid tokens/s", True), ("peak memory (MB)", True), ("CPU s to train", True), ("kernel", False),
-    ]  # fmt: skip
-    rows = []
-    for task in sweep.tasks:
-        timed = {int(r) for r in speeds[speeds["task"] == task.key]["rung"].dropna()}
-        every = sorted(timed | {rung for rung in task.rungs if rung is not None})
-        rungs: list[int | None] = [None] if task.rungs == [None] else list(every)
-        for rung in rungs:
-            rows += [_cost(sweep, speeds, task, rung, label) for label in sweep.labels]
-    return Table("Size, speed and memory at every timed length", heads, [row for row in rows if row])
-
-
-def _cost(sweep: Sweep, speeds: pd.DataFrame, task: Task, rung: int | None, label: str) -> list[Entry]:
-    runs = sweep.runs[(sweep.runs["task"] == task.key) & (sweep.runs["label"] == label)]
-    if runs.empty:
-        return []
-    timed = speeds[(speeds["task"] == task.key) & (speeds["label"] == label) & same(speeds["rung"], rung)]
-    step = {mode: group.iloc[0] for mode, group in timed.groupby("mode")}
-    train, forward = step.get("train"), step.get("forward")
-    trained = runs[(runs["kind"] == "train") & same(runs["rung"], rung)]
-    return [
-        text(task.at(rung)),
-        model(label),
-        number(_first(runs["parameters"]), "{:,.0f}"),
-        number(_first(runs["width"]), "{:.0f}"),
-        number(None if train is None else 1e3 * train["median_s"], "{:.2f}"),
-        _slow(train),
-        number(None if forward is None else 1e3 * forward["median_s"], "{:.2f}"),
-        _timed(train, forward),
-        number(None if train is None else train["valid_tokens_per_s"], "{:,.0f}"),
-        number(None if train is None else train["memory_bytes"] / 1e6, "{:.0f}"),
-        number(_middle(trained["train_cpu_s"]), "{:.2f}"),
-        text(_kernel(runs)),
-    ]
-
-
-def _kernel(runs: pd.DataFrame) -> str:
-    """What the model says that it runs on, and what was seen to run."""
-    told, seen = _first_text(runs["kernel"]), _first_text(runs["kernel_found"])
-    return told if seen in (NONE, told) else f"{told}; seen: {seen}"
-
-
-def _slow(step: pd.Series | None) -> Entry:
-    """The 90th percentile, or the maximum of steps that are too few to have one, in milliseconds."""
-    if step is None:
-        return number(None)
-    count = int(step["timed"])
-    return number(1e3 * step["slow_s"], "{:.2f}" if count >= FEWEST_FOR_P90 else f"{{:.2f}} (max of {count})")
-
-
-def _timed(train: pd.Series | None, forward: pd.Series | None) -> Entry:
-    counts = [NONE if step is None else str(int(step["timed"])) for step in (train, forward)]
-    return Entry(", ".join(counts), math.inf if train is None else float(train["timed"]))
-
-
-def _first(values: pd.Series) -> float | None:
+def first(values: pd.Series) -> float | None:
+    """The first number of a column; None where there is none."""
     known = pd.to_numeric(values, errors="coerce").dropna()
     return float(known.iloc[0]) if len(known) else None
 
 
-def _middle(values: pd.Series) -> float | None:
+def middle(values: pd.Series) -> float | None:
+    """The median of the numbers of a column; None where there is none."""
     known = pd.to_numeric(values, errors="coerce").dropna()
     return float(known.median()) if len(known) else None
 
 
-def _first_text(values: pd.Series) -> str:
+def first_text(values: pd.Series) -> str:
+    """The first text of a column; a dash where there is none."""
     known = [value for value in values if isinstance(value, str)]
     return known[0] if known else NONE
 
@@ -378,11 +321,11 @@ def settings(sweep: Sweep) -> Table:
         if isinstance(epochs := train.get("epochs"), int | float):
             cells[1] = number(epochs, "{:g} passes")
         counts = [
-            number(_first(runs[key]), "{:,.0f}") for key in ("matched_parameters", "parameters", "width")
+            number(first(runs[key]), "{:,.0f}") for key in ("matched_parameters", "parameters", "width")
         ]
         ways = {True: "the past only", False: "both ways"}
         reads = next((ways[bool(value)] for value in runs["causal"] if isinstance(value, bool)), NONE)
-        last = [text(_first_text(runs["readout"])), text(reads)]
+        last = [text(first_text(runs["readout"])), text(reads)]
         rows.append([text(str(task)), model(str(label)), *cells, *counts, *last])
     return Table("What each model was given", heads, rows)
 

@@ -45,6 +45,8 @@ class Trial:
 def trials(sweep: Sweep, task: Task) -> list[Trial]:
     """Every trial of a task that has a record, by model in the sweep's order, budget and learning rate."""
     rows = sweep.trials[sweep.trials["task"] == task.key]
+    if rows.empty:
+        return []
     found = []
     for name in sweep.labels:
         mine = rows[rows["label"] == name].to_dict("records")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqbench import stats
 from seqbench.metric import ACCURACY, Metric
-from seqbench.report import premises
+from seqbench.report import premises, scaling
 from seqbench.report.frame import Sweep
 from seqbench.report.summary import Cell, Flow, answers, default_gates, seed_scores, unscored
 from seqbench.report.task import Task
@@ -211,6 +211,8 @@ def verdicts(
     Args:
         comparisons: of whole tasks.
     """
+    if sweep.speed_alone:
+        return [Verdict(label, "", words, "", "", "plain") for label, words in scaling.lines(sweep)]
     trained = {cell.label for cell in grid}
     return [_verdict(sweep, label, grid, comparisons, found) for label in sweep.labels if label in trained]
 
@@ -330,7 +332,7 @@ def _gradient(start: Flow | None) -> str:
 def headline(sweep: Sweep, grid: list[Cell]) -> str:
     """The finding in a sentence or two: who gets farthest on each task."""
     sentences = [words for task in sweep.tasks if (words := _farthest(sweep, task, grid))]
-    return " ".join(sentences) or "No run has finished yet."
+    return " ".join(sentences) or scaling.headline(sweep) or "No run has finished yet."
 
 
 def _farthest(sweep: Sweep, task: Task, grid: list[Cell]) -> str:

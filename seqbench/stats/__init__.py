@@ -3,7 +3,7 @@
 The unit of replication is the seed, paired over models. Distributions come from scipy; what is here is
 the care for small samples: one seed, no spread, all equal, missing values. ``samples`` describes one set
 of values, ``pairs`` compares two, ``judging`` decides over a family of comparisons, ``decay`` tells how
-gradients fall.
+gradients fall, ``power`` how costs grow with a size.
 """
 
 from seqbench.stats.decay import HORIZON_SHARE, Decay, decay, decay_factor, horizon
@@ -22,6 +22,7 @@ from seqbench.stats.pairs import (
     seeds_needed,
     sign_flip,
 )
+from seqbench.stats.power import Power, power_of, power_of_medians
 from seqbench.stats.samples import (
     Interval,
     censored_median,
@@ -41,6 +42,7 @@ __all__ = [
     "Interval",
     "Outcome",
     "Paired",
+    "Power",
     "Spread",
     "Verdict",
     "censored_median",
@@ -56,6 +58,8 @@ __all__ = [
     "mean_interval",
     "paired",
     "pooled_spread",
+    "power_of",
+    "power_of_medians",
     "refused",
     "rounding_spread",
     "seeds_needed",

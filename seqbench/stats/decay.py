@@ -42,10 +42,12 @@ def decay_factor(distance: ArrayLike, magnitude: ArrayLike) -> float:
     """
     x, y = np.asarray(distance, dtype=np.float64), np.asarray(magnitude, dtype=np.float64)
     usable = np.isfinite(x) & np.isfinite(y) & (y > 0)
-    if len(np.unique(x[usable])) < 2:
+    x, y = x[usable], np.log(y[usable])
+    if not len(x):
         return math.nan
-    slope = np.polynomial.Polynomial.fit(x[usable], np.log(y[usable]), 1).convert().coef
-    return math.exp(float(slope[1])) if len(slope) > 1 else 1.0
+    aside = x - x.mean()
+    spread = float(aside @ aside)
+    return math.exp(float(aside @ (y - y.mean())) / spread) if spread > 0 else math.nan
 
 
 def horizon(distance: ArrayLike, magnitude: ArrayLike, share: float = HORIZON_SHARE) -> float | None:

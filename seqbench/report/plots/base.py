@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -26,3 +27,10 @@ class Plot:
     draw: Callable[[], Figure]
     how: str
     shows: str
+
+
+def doubling(panel: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic axis of sizes, with a tick at each."""
+    panel.set_xscale("log", base=2)
+    panel.set_xticks([float(size) for size in sizes], [str(size) for size in sizes])
+    panel.xaxis.minorticks_off()

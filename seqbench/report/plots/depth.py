@@ -71,7 +71,8 @@ def by_layer(sweep: Sweep, task: Task, rung: int | None) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, labels: list[str]) -> Figure:
     """Draw ``label, layer, norm``."""
-    chosen = {k: v for k, v in theme.styles(labels).items() if k in set(table["label"])}
+    present = set(table["label"].unique())
+    chosen = {k: v for k, v in theme.styles(labels).items() if k in present}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, (panel,) = theme.panels(1, 2.7, chosen)
     for label, style in chosen.items():

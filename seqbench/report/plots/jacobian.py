@@ -63,7 +63,8 @@ def chosen(sweep: Sweep, task: Task, rung: int | None) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, labels: list[str]) -> Figure:
     """Draw ``label, moment, distance, largest, median, seed``, a panel per moment."""
-    styles = {k: v for k, v in theme.styles(labels).items() if k in set(table["label"])}
+    present = set(table["label"].unique())
+    styles = {k: v for k, v in theme.styles(labels).items() if k in present}
     moments = [moment for moment in MOMENTS if (table["moment"] == moment).any()]
     figure, axes = theme.panels(len(moments), 2.8, styles, sharex=True, sharey=True)
     for panel, moment in zip(axes, moments, strict=True):

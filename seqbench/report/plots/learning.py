@@ -42,7 +42,8 @@ def plot(sweep: Sweep, task: Task, grid: list[Cell], number: int) -> Plot | None
 
 def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
     """Draw ``step, score, label, seed, rung`` as small multiples."""
-    chosen = {label: style for label, style in theme.styles(labels).items() if label in set(table["label"])}
+    present = set(table["label"].unique())
+    chosen = {label: style for label, style in theme.styles(labels).items() if label in present}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     rungs = [rung for rung in task.rungs if same(table["rung"], rung).any()]
     known = [*table["score"], *(value for rung in rungs for value in task.floors(rung).values())]

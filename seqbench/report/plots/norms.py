@@ -59,7 +59,8 @@ def draw(
     steps: pd.DataFrame, places: list[tuple[Task, int | None]], labels: list[str], clip: float | None
 ) -> Figure:
     """Draw ``label, task, rung, seed, step, gradient_norm``, one panel per place."""
-    chosen = {label: style for label, style in theme.styles(labels).items() if label in set(steps["label"])}
+    present = set(steps["label"].unique())
+    chosen = {label: style for label, style in theme.styles(labels).items() if label in present}
     chosen = {label: chosen[label] for label in labels if label in chosen}
     figure, axes = theme.panels(len(places), 2.5, chosen)
     for panel, (task, rung) in zip(axes, places, strict=True):

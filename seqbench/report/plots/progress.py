@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from seqbench.report import theme
@@ -127,8 +128,11 @@ def draw(table: pd.DataFrame, axes: list[Axis], task: Task, rung: int | None, la
 
 def _lines(panel: Axes, curves: pd.DataFrame, column: str, style: theme.Style) -> None:
     """Seeds as thin lines, and their median at every step."""
-    for _, line in curves.groupby("seed"):
-        panel.plot(line[column], line["score"], color=style.colour, linewidth=0.7, alpha=0.45)
+    ordered = curves.sort_values("seed", kind="stable")
+    ends = np.flatnonzero(np.diff(ordered["seed"])) + 1
+    costs, scores = (np.split(ordered[name].to_numpy(dtype=float), ends) for name in (column, "score"))
+    for cost, score in zip(costs, scores, strict=True):
+        panel.plot(cost, score, color=style.colour, linewidth=0.7, alpha=0.45)
     middle = median(curves, column)
     panel.plot(middle[column], middle["score"], **style.marked(), markersize=3.2)
 

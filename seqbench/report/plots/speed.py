@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from seqbench.report import theme
-from seqbench.report.plots.base import Plot
-from seqbench.report.summary import FEWEST_FOR_P90
+from seqbench.report.plots.base import Plot, doubling
+from seqbench.report.speeds import FEWEST_FOR_P90
 from seqbench.report.task import Task
 from seqbench.report.verdict import words_list
 
@@ -74,11 +74,9 @@ def _times(panel: Axes, line: pd.DataFrame, style: theme.Style) -> None:
 
 
 def _scale(panel: Axes, rungs: list[int]) -> None:
-    panel.set_xscale("log", base=2)
     panel.set_yscale("log")
-    panel.set_xticks([float(rung) for rung in rungs], [str(rung) for rung in rungs])
+    doubling(panel, rungs)
     theme.one_two_five(panel.yaxis)
-    panel.xaxis.minorticks_off()
 
 
 def exponent(line: pd.DataFrame) -> float:
