@@ -14,7 +14,7 @@ checked := $(install) --require-hashes --no-deps -r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test lint perf timings faults lock clean
+.PHONY: help bench test lint perf timings faults gpu lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ timings: $(VENV)/.test  ## time layers, padding, probes and single steps on this
 
 faults: $(VENV)/.test  ## kill, corrupt and attack it on purpose and print what broke (half an hour)
 	PYTHONPATH=tests $(python) -m faults $(ARGS)
+
+gpu:  ## where there is a GPU: its tests and measurements, by an interpreter that has torch (PYTHON=python3)
+	PYTHONPATH=.:tests $(PYTHON) -m gpu $(ARGS)
 
 lock:  ## pin what pyproject.toml asks for; ARGS=--upgrade takes the newest versions (needs uv)
 	$(PYTHON) requirements/lock.py $(ARGS)

@@ -155,18 +155,29 @@ class Batch:
         values_BTF = None
         if self.values_BTF is not None:
             values_BTF = torch.from_numpy(self.values_BTF).to(device, non_blocking=True)
-        return TensorBatch(ids_BT, lengths_B, ids_BT != PADDING, targets, values_BTF)
+        scored_2N = None
+        if self.targets.ndim == 2:
+            places = np.stack(np.nonzero(self.targets != UNSCORED))
+            scored_2N = torch.from_numpy(places).to(device, non_blocking=True)
+        return TensorBatch(ids_BT, lengths_B, ids_BT != PADDING, targets, values_BTF, scored_2N)
 
 
 @dataclass(frozen=True)
 class TensorBatch:
-    """A batch on a device; ``mask_BT`` is True at valid tokens."""
+    """A batch on a device.
+
+    Attributes:
+        mask_BT: True at valid tokens.
+        scored_2N: row and step of every answer that is asked, where targets are ``(B, T)``: a GPU that had to
+            count them first would have to be waited for. None: not known yet.
+    """
 
     ids_BT: torch.Tensor
     lengths_B: torch.Tensor
     mask_BT: torch.Tensor
     targets: torch.Tensor
     values_BTF: torch.Tensor | None = None
+    scored_2N: torch.Tensor | None = None
 
 
 def pad(rows: Sequence[npt.ArrayLike], targets: Sequence[npt.ArrayLike] | Ints, *, extra: int = 0) -> Batch:

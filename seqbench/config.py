@@ -54,6 +54,15 @@ class TrainConfig:
     stop_when_solved: bool = setting(True, "stop once task.solved_at is reached twice in a row")
     keep_best: bool = setting(False, "test the weights with the best validation score")
     log_every: int = setting(10, "steps between synchronisations for logging", unit="steps", minimum=1)
+    precision: str = setting(
+        "float32",
+        "of matrix products in training and evaluation (autocast); weights, optimiser, recurrences and all "
+        "that is logged stay float32; float16 needs a GPU",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    cuda_graph: bool = setting(
+        False, "replay the forward and backward pass of each shape of a batch as a CUDA graph; needs a GPU"
+    )
 
 
 @dataclass
@@ -218,6 +227,12 @@ class Job:
     workers: int | None = setting(
         None, "runs side by side, one thread each; null: one per core (one on a GPU)", minimum=1
     )
+    stack: int = setting(
+        1,
+        "seeds of a job that are trained as one network in one process, where the model allows it; pays on a "
+        "GPU, for small models",
+        minimum=1,
+    )
     sweep: str = setting("", "name of the folder below runs/; empty: made from the command")
     runs_dir: str = setting("runs", "where records are written")
     reports_dir: str = setting("reports", "where reports are written")
@@ -359,4 +374,5 @@ def checked(job: Job) -> Job:
 def settings(job: Job) -> dict[str, Any]:
     """The job as plain data, as recorded with each run (without settings that change nothing)."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(job)))
-    return {key: value for key, value in plain.items() if key not in _NOT_IDENTITY}
+    unsaid = ("stack",) if job.stack == 1 else ()
+    return {key: value for key, value in plain.items() if key not in (*_NOT_IDENTITY, *unsaid)}

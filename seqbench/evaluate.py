@@ -9,6 +9,7 @@ import torch
 
 from seqbench.batch import TensorBatch
 from seqbench.network import Network, answer_loss
+from seqbench.precision import computing_in, widened
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,17 @@ class Score:
     answers: int
 
 
-def evaluate(network: Network, batches: Iterable[TensorBatch]) -> Score:
-    """Score a network; its training mode is restored afterwards."""
+def evaluate(network: Network, batches: Iterable[TensorBatch], precision: str = "float32") -> Score:
+    """Score a network in a precision (``train.precision``); its training mode is restored afterwards."""
     was_training = network.training
     network.eval()
     sums = []
     answers = 0
     with torch.no_grad():
         for batch in batches:
-            outputs_NC, targets_N = network(batch)
+            with computing_in(precision, batch.ids_BT.device):
+                outputs_NC, targets_N = network(batch)
+            outputs_NC = widened(outputs_NC)
             loss = answer_loss(outputs_NC, targets_N, reduction="sum")
             classes = not targets_N.is_floating_point()
             right = (outputs_NC.argmax(1) == targets_N).sum() if classes else torch.full_like(loss, torch.nan)

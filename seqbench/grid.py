@@ -128,10 +128,13 @@ class Grid:
 
     def _timed(self, point: Point) -> Need:
         """Time a point and keep its rows."""
-        counted = {"flops": self.flops(point.steps), "peak_flops_per_s": peak_flops_per_s(self.device)}
+        counted = {
+            "flops": self.flops(point.steps),
+            "peak_flops_per_s": peak_flops_per_s(self.device, self.train.precision),
+        }
         rows = self.data.probe(min(point.batch_size, _MOST_ROWS)).tensors(self.device)
         batch = stretched(rows, point.steps, point.batch_size)
-        kept = saved_activations(self.network, batch)
+        kept = saved_activations(self.network, batch, self.train.precision)
         columns: Columns = {}
         step_s, most = 0.0, float(kept)
         for timed in time_both(self.network, self.train, self.speed, self.device, [lambda: batch]):

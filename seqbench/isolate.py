@@ -24,7 +24,7 @@ from typing import Any
 from seqbench import environment, locks, records, store, userfile
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
-from seqbench.plan import WORKING, Unit, finished
+from seqbench.plan import WORKING, Unit, bundled, finished
 from seqbench.records import Run
 from seqbench.secret import mask
 from seqbench.store import DamagedFile
@@ -50,7 +50,11 @@ class Death:
 
 @dataclass
 class Child:
-    """A running child process and what it has told."""
+    """A unit at work in a child process, and what it has told; units that are trained as one share a process.
+
+    Attributes:
+        beside: units in the same process, this one included.
+    """
 
     unit: Unit
     process: ForkServerProcess
@@ -59,6 +63,7 @@ class Child:
     working_since: float | None = None  # monotonic clock; None: it waits for locks that others hold
     run: Run | None = None  # the record that it committed
     death: Death | None = None  # set when we end it ourselves
+    beside: int = 1
 
     def listen(self) -> None:
         """Take in what the child has told since the last time."""
@@ -161,48 +166,69 @@ class Pool:
 
         Closing the iterator ends what still runs and records it as interrupted.
         """
-        waiting = deque(units)
+        waiting = deque(bundled(units))
         try:
             while waiting or self._running:
-                while waiting and len(self._running) < self.slots:
-                    if (failed := self._start(waiting.popleft())) is not None:
-                        yield failed
-                wait([child.process.sentinel for child in self._running], timeout=_POLL_S)
+                while waiting and len(self._sentinels()) < self.slots:
+                    yield from self._start(waiting.popleft())
+                wait(self._sentinels(), timeout=_POLL_S)
                 tick(self.running)
                 oom_kills = environment.oom_kills()
                 ended = []
                 for child in self._running:
                     child.listen()
-                    if child.process.is_alive():
+                    if child.process.is_alive() and not self._leaves_others(child):
                         child.oom_kills = oom_kills
                     else:
                         ended.append(child)
                 self._enforce_limits()
                 for child in ended:
+                    leaves = self._leaves_others(child)
                     self._running.remove(child)
-                    yield child.unit, _outcome(child)
+                    yield child.unit, child.run if leaves and child.run else _outcome(child)
         finally:
             self._stop_all()
 
-    def _start(self, unit: Unit) -> tuple[Unit, Run] | None:
-        """Start a child; what prevents even that is the unit's outcome."""
+    def _leaves_others(self, child: Child) -> bool:
+        """Whether a unit has ended while others in the same process are still at work."""
+        others = (one for one in self._running if one.process is child.process)
+        return child.run is not None and any(one.run is None for one in others)
+
+    def _sentinels(self) -> list[int]:
+        """What becomes ready when a child process ends, of every process once."""
+        return list({child.process.sentinel for child in self._running})
+
+    def _start(self, units: tuple[Unit, ...]) -> list[tuple[Unit, Run]]:
+        """Start a child for a unit, or for several as one; what prevents even that is their outcome."""
         try:
-            store.make_folder(unit.folder)
-            inbox, outbox = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_execute, args=(Sealed.of(unit), outbox))
+            for unit in units:
+                store.make_folder(unit.folder)
+            pipes = [self._context.Pipe(duplex=False) for _ in units]
+            outboxes = [outbox for _, outbox in pipes]
+            process = self._context.Process(target=_execute, args=(Sealed.of(units), outboxes))
             process.start()
-            outbox.close()
+            for outbox in outboxes:
+                outbox.close()
         except (OSError, EOFError) as error:
-            return unit, write_failure(unit, Death("failed", "NotStarted", str(error)))
-        self._running.append(Child(unit, process, inbox, environment.oom_kills()))
-        return None
+            death = Death("failed", "NotStarted", str(error))
+            return [(unit, write_failure(unit, death)) for unit in units]
+        oom_kills = environment.oom_kills()
+        for unit, (inbox, _) in zip(units, pipes, strict=True):
+            self._running.append(Child(unit, process, inbox, oom_kills, beside=len(units)))
+        return []
 
     def _enforce_limits(self) -> None:
-        for child in self._running:
+        """End whatever takes too long; units in one process have the time of all of them."""
+        late = [
+            child
+            for child in self._running
+            if child.process.is_alive() and child.working_s() > child.beside * child.unit.job.limit.time_s
+        ]
+        for child in late:
             limit_s = child.unit.job.limit.time_s
-            if child.process.is_alive() and child.working_s() > limit_s:
-                child.death = Death("timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}")
-                end_group(child.process)
+            times = f" x {child.beside} runs trained as one" if child.beside > 1 else ""
+            child.death = Death("timeout", "TimeLimit", f"longer than limit.time_s={limit_s:g}{times}")
+            end_group(child.process)
 
     def _stop_all(self) -> None:
         """End every child that still runs (Ctrl-C, SIGTERM, an error) and record it as interrupted.
@@ -239,10 +265,10 @@ class Sealed:
         return pickle.loads(self.content)
 
 
-def _execute(sealed: Sealed, outbox: Connection) -> None:
+def _execute(sealed: Sealed, outboxes: list[Connection]) -> None:
     from seqbench.worker import execute
 
-    execute(sealed.opened(), outbox)
+    execute(sealed.opened(), outboxes)
 
 
 def _prepare(sealed: Sealed, failure: Path) -> None:

@@ -83,10 +83,12 @@ def stretched(batch: TensorBatch, steps: int, rows: int = 1) -> TensorBatch:
     """The first sequences, over and over, to a number of steps and of rows, without padding."""
     row_B1 = torch.arange(rows, device=batch.ids_BT.device).unsqueeze(1) % len(batch.ids_BT)
     place_BT = torch.arange(steps, device=row_B1.device) % batch.lengths_B[row_B1]
-    targets = batch.targets[row_B1[:, 0]]
+    targets, scored_2N = batch.targets[row_B1[:, 0]], None
     if targets.ndim == 2:
         targets = batch.targets[row_B1, place_BT].clamp_min(0)
+        scored_2N = torch.cartesian_prod(torch.arange(rows), torch.arange(steps)).T.to(targets.device)
     ids_BT = batch.ids_BT[row_B1, place_BT]
     values_BTF = None if batch.values_BTF is None else batch.values_BTF[row_B1, place_BT]
     lengths_B = torch.full_like(row_B1[:, 0], steps)
-    return TensorBatch(ids_BT, lengths_B, torch.ones_like(ids_BT, dtype=torch.bool), targets, values_BTF)
+    valid_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    return TensorBatch(ids_BT, lengths_B, valid_BT, targets, values_BTF, scored_2N)

@@ -61,7 +61,7 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             _compile(tool, path)
         return ctypes.CDLL(str(path)) if _is_ours(path) else None
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: nobody knows the home folder
         return None
 
 

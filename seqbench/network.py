@@ -77,8 +77,8 @@ class Network(nn.Module):
     def read(self, y_BTH: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
         """The same from the encoder's outputs."""
         if batch.targets.ndim == 2:
-            scored_BT = batch.targets != UNSCORED
-            return self.head(self.drop(y_BTH[scored_BT])), batch.targets[scored_BT]
+            scored = batch.targets != UNSCORED if batch.scored_2N is None else tuple(batch.scored_2N)
+            return self.head(self.drop(y_BTH[scored])), batch.targets[scored]
         return self.head(self.drop(self._summary(y_BTH, batch))), batch.targets
 
     def _summary(self, y_BTH: Tensor, batch: TensorBatch) -> Tensor:
@@ -101,10 +101,13 @@ def build_embedding(config: NetworkConfig, vocabulary_size: int, features: int) 
 
 
 def answer_loss(outputs_NC: Tensor, targets_N: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy (nats) of classes, or squared error where the targets are numbers and C is 1."""
+    """Cross-entropy (nats) of classes, or squared error where the targets are numbers and C is 1.
+
+    Where a target is -1, no answer is asked: it counts for nothing.
+    """
     if targets_N.is_floating_point():
         return F.mse_loss(outputs_NC.squeeze(1), targets_N.to(outputs_NC.dtype), reduction=reduction)
-    return F.cross_entropy(outputs_NC, targets_N, reduction=reduction)
+    return F.cross_entropy(outputs_NC, targets_N, ignore_index=UNSCORED, reduction=reduction)
 
 
 def build_encoder(model: ModelConfig, width_in: int, hidden: int) -> Encoder:

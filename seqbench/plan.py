@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Unit:
         companion: a canary that nobody named; its score is a floor of its task.
         base: what a run has in common with the trials by which it was tuned; empty where there are none.
         number: which job of its command it is of, counted from 0 in the order in which they were declared.
+        stack: the same for the seeds of a job that are trained as one; empty where each is trained by itself.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Unit:
     companion: bool = False
     base: str = ""
     number: int = 0
+    stack: str = ""
 
     @property
     def job(self) -> Job:
@@ -106,7 +108,32 @@ def companions(jobs: list[Job]) -> list[Job]:
 
 def _training(job: Job, sweep: Path, kind: str = "train") -> list[Unit]:
     rungs, ground = [_at(job, task) for task in job.task.rungs()], ground_of(job)
-    return [_unit(kind, (one,), seed, sweep, ground) for seed in job.seeds for one in rungs]
+    units = [
+        (n, one, _unit(kind, (one,), seed, sweep, ground))
+        for n, seed in enumerate(job.seeds)
+        for one in rungs
+    ]
+    if (size := stack_size(job)) == 1:
+        return [unit for _, _, unit in units]
+    return [
+        dataclasses.replace(
+            unit, stack=store.digest({"jobs": _asked(kind, one), "kind": kind, "part": n // size})
+        )
+        for n, one, unit in units
+    ]
+
+
+def stack_size(job: Job) -> int:
+    """How many seeds of a job are trained as one; 1: each by itself."""
+    return min(len(job.seeds), job.stack)
+
+
+def bundled(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+    """Units that go into one child process, in the order of the first of each."""
+    bundles: dict[str, list[Unit]] = {}
+    for unit in units:
+        bundles.setdefault(unit.stack or unit.identity, []).append(unit)
+    return [tuple(bundle) for bundle in bundles.values()]
 
 
 def trial_units(job: Job, sweep: Path, base: str) -> list[Unit]:
@@ -146,9 +173,15 @@ def _unit(kind: str, jobs: tuple[Job, ...], seed: int, sweep: Path, ground: dict
 
 
 def _asked(kind: str, job: Job) -> dict[str, Any]:
-    """The settings that decide a result: how speed is measured does not change what training gives."""
+    """The settings that decide a result: how speed is measured does not change what training gives.
+
+    Networks that are trained as one round otherwise than each alone; which ones they are changes last bits.
+    """
     plain = settings(job)
-    return plain if kind == "speed" else {key: value for key, value in plain.items() if key != "speed"}
+    if kind == "speed":
+        return {key: value for key, value in plain.items() if key != "stack"}
+    as_one = {"stack": job.stack} if stack_size(job) > 1 else {}
+    return {key: value for key, value in plain.items() if key not in ("speed", "stack")} | as_one
 
 
 def ground_of(job: Job) -> dict[str, str]:

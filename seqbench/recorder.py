@@ -8,13 +8,13 @@ import dataclasses
 import functools
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from seqbench import environment, records, store
+from seqbench import environment, native, records, store
 from seqbench.batch import UNSCORED, Batch
 from seqbench.build import build, pick_device
 from seqbench.checkpoint import Checkpoint
@@ -24,6 +24,8 @@ from seqbench.errors import UsageError
 from seqbench.evaluate import evaluate
 from seqbench.events import Events
 from seqbench.generate import generate
+from seqbench.layers import linear
+from seqbench.layers.stacking import stacked
 from seqbench.match import matched_parameters
 from seqbench.memory import PeakMeter, is_out_of_memory, lift_memory_limit, limit_memory, peak_bytes
 from seqbench.network import Network, parameter_count
@@ -36,7 +38,7 @@ from seqbench.seeds import number
 from seqbench.speed_unit import time_unit
 from seqbench.stepper import Columns, Diverged, extend
 from seqbench.tasks.base import Data, TaskConfig
-from seqbench.train import Outcome, Snapshot, fit
+from seqbench.train import Outcome, Snapshot, Training
 
 _PROBE_EXAMPLES = 16
 _SAMPLE_TOKENS = 240
@@ -47,30 +49,56 @@ class Moved(Exception):
 
 
 class Recorder:
-    """Does the work of one unit and turns every outcome into a record."""
+    """Does the work of one unit and turns every outcome into a record.
 
-    def __init__(self, unit: Unit, allocator: bool) -> None:
+    Args:
+        allocator: whether glibc keeps freed memory.
+        beside: units whose work this process does at the same time, this one included.
+    """
+
+    def __init__(self, unit: Unit, allocator: bool, beside: int = 1) -> None:
+        self.beside = beside
         self.unit, self.job, self.allocator = unit, unit.job, allocator
         self.metrics: dict[str, Scalar] = {}
         self.tables: dict[str, Columns] = {}
         self.environment = environment.describe(unit.code_sha256) | {
             "threads": THREADS,
             "glibc_arena_reuse": allocator,
+            "linear_products": linear.kernel(),
+            "native_scans": native.fingerprint() is not None,
         }
+        self.status = "done"
         self.error: dict[str, str] | None = None
         self.card = self.job.task.described()
         self.checkpoint = Checkpoint(unit.folder, unit.identity, self.job.checkpoint_s)
 
     def run(self) -> Run:
         """Train or time, then write the record and return it."""
-        work = self._speed if self.unit.kind == "speed" else self._train
-        status = self._guarded(work)
+        stages = self.stages()
+        while True:
+            try:
+                next(stages)
+            except StopIteration as end:
+                run: Run = end.value
+                return run
+
+    def stages(self) -> Generator[Training, None, Run]:
+        """The same, with a halt before training: others may train it, together with networks of their own."""
+        with self._guarded():
+            if self.unit.kind == "speed":
+                self._speed()
+            else:
+                yield from self._train()
+        return self._recorded()
+
+    def _recorded(self) -> Run:
+        """The record of what came of it, written."""
         lift_memory_limit()
         self.metrics["peak_memory_bytes"] = peak_bytes()
         run = Run(
             kind=self.unit.kind,
             identity=self.unit.identity,
-            status=status,
+            status=self.status,
             task=self.job.task.name,
             rung=self.unit.rung,
             model=self.job.model.name,
@@ -114,19 +142,19 @@ class Recorder:
         if loaded != self.unit.code_sha256 or ground_of(self.job) != self.unit.ground:
             raise Moved("code or data changed while the sweep ran: repeat the command")
 
-    def _guarded(self, work: Callable[[], None]) -> str:
-        """Run ``work``; name its status instead of raising."""
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Within a limit of memory, turn what goes wrong into a status instead of raising."""
         try:
             if self.job.limit.memory_mib is not None:
-                limit_memory(self.job.limit.memory_mib, pick_device(self.job.device))
-            work()
+                limit_memory(self.beside * self.job.limit.memory_mib, pick_device(self.job.device))
+            yield
         except Diverged as error:
             self._keep(error.outcome)
-            return self._failed("diverged", error)
+            self.status = self._failed("diverged", error)
         except Exception as error:
             traceback.print_exc()
-            return self._failed("oom" if is_out_of_memory(error) else "failed", error)
-        return "done"
+            self.status = self._failed("oom" if is_out_of_memory(error) else "failed", error)
 
     def _failed(self, status: str, error: Exception) -> str:
         frames = traceback.extract_tb(error.__traceback__)
@@ -135,7 +163,7 @@ class Recorder:
         self.error = {"type": type(error).__name__, "message": message, "place": place}
         return status
 
-    def _train(self) -> None:
+    def _train(self) -> Iterator[Training]:
         job, seed = self.job, self.unit.seed
         device = pick_device(job.device)
         data = job.task.open(seed, cache_folder(job))
@@ -152,8 +180,11 @@ class Recorder:
         torch.manual_seed(number(seed, "dropout"))
         events = Events(self.unit.folder / records.EVENTS_FILE)
         look = self._snapshot(data)
-        outcome = fit(network, data, job.train, job.task.goal(), device, events, self.checkpoint, look)
-        training_bytes = memory.bytes()
+        training = Training(network, data, job.train, job.task.goal(), device, events, self.checkpoint, look)
+        yield training
+        self._say_how(training)
+        outcome = training.to_end()
+        training_bytes = memory.bytes() // training.stacked  # its share, as of the time
         self._keep(outcome)
         self.metrics["training_memory_bytes"] = training_bytes
         if self.unit.kind == "trial":  # tuning never looks at a test set
@@ -162,6 +193,16 @@ class Recorder:
         self._slices(network, data, device)
         self._harmless("sample", lambda: self._write(network, data))
         self._probe(network, data, "final")
+
+    def _say_how(self, training: Training) -> None:
+        """Whether it was trained as one with others, and by which kernel then."""
+        if self.unit.stack:
+            self.metrics["stacked"] = training.stacked
+        if training.not_stacked:
+            self.metrics["not_stacked"] = training.not_stacked
+        if training.stacked > 1:
+            with stacked():
+                self.metrics["kernel"] = training.network.encoder.kernel
 
     def _refuse_looking_ahead(self, network: Network) -> None:
         """Composition refuses what says so in its settings; a user's layer may only say it once built."""
@@ -175,7 +216,8 @@ class Recorder:
         """Score the network, and the task's own oracle, on the test set."""
         sizes = (data.vocabulary_size, data.classes, data.features)
         batches = data.held_out("test", self.job.train.test_examples)
-        score = evaluate(network, [batch.checked(*sizes).tensors(device) for batch in batches])
+        ready = [batch.checked(*sizes).tensors(device) for batch in batches]
+        score = evaluate(network, ready, self.job.train.precision)
         self.metrics |= {
             "test_accuracy": score.accuracy if math.isfinite(score.accuracy) else None,
             "test_loss": score.loss,
@@ -209,7 +251,8 @@ class Recorder:
         """Score the extra test sets: lengths beyond training, say."""
         table: Columns = {}
         for value, batches in data.slices(self.job.train.slice_examples):
-            score = evaluate(network, [batch.tensors(device) for batch in batches])
+            ready = [batch.tensors(device) for batch in batches]
+            score = evaluate(network, ready, self.job.train.precision)
             row = {"value": value, "accuracy": score.accuracy, "loss": score.loss, "answers": score.answers}
             extend(table, {name: [one] for name, one in row.items()})
         if table:
@@ -256,6 +299,9 @@ class Recorder:
             "train_wall_s": outcome.train_wall_s,
             "trained_tokens": outcome.valid_tokens,
             "resumed_step": outcome.resumed_step,
+            "skipped_steps": outcome.skipped_steps,
+            "graph_shapes": outcome.graph_shapes,
+            "eager_steps": outcome.eager_steps,
             "first_batch_sha256": outcome.first_batch_sha256,
             "data_sha256": outcome.data_sha256,
         }

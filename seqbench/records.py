@@ -236,7 +236,9 @@ def _table(path: Path, content: bytes) -> pa.Table:
                 raise DamagedFile(f"{path}: column of type {field_.type}")
         if texts:
             again = pa.BufferReader(content)
-            file = pq.ParquetFile(again, read_dictionary=texts, page_checksum_verification=True)
+            file = pq.ParquetFile(
+                again, metadata=metadata, read_dictionary=texts, page_checksum_verification=True
+            )
         return file.read(use_threads=False)  # small tables: the threads would cost more than the reading
     except (pa.ArrowException, OSError) as error:
         raise DamagedFile(f"{path}: not a readable table: {error}") from error

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqbench.batch import TensorBatch
 from seqbench.config import SpeedConfig, TrainConfig
 from seqbench.memory import PeakMeter, saved_bytes
 from seqbench.network import Network, answer_loss
+from seqbench.precision import computing_in, widened
 from seqbench.stepper import Columns, Stepper, extend
 from seqbench.tasks.base import Data
 from seqbench.timing import time_steps, work_s
@@ -56,7 +58,7 @@ def time_rung(
     """
     batches = list(itertools.islice(data.train(train.batch_size), _BATCHES))
     largest = max(batches, key=lambda batch: batch.ids_BT.size)
-    kept = saved_activations(network, largest.tensors(device))
+    kept = saved_activations(network, largest.tensors(device), train.precision)
     columns: Columns = {}
     ready = [functools.partial(batch.tensors, device) for batch in batches]
     for timed in time_both(network, train, speed, device, ready):
@@ -88,11 +90,13 @@ def time_both(
             stepper.drain()
 
     def forward(batch: TensorBatch) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), computing_in(train.precision, device):
             network(batch)
 
     network.train()
     train_step(batches[0]())  # the optimiser's state, which is no part of a step's memory
+    for ready in batches if train.cuda_graph else ():
+        stepper.step(ready())  # every shape is captured before anything is timed
     for mode, work, share in (("train", train_step, 1.0), ("forward", forward, _SHARE_FORWARD)):
         network.train(mode == "train")
         memory = PeakMeter(device)
@@ -106,11 +110,17 @@ def _step(work: Callable[[TensorBatch], None], ready: Callable[[], TensorBatch])
     work(ready())
 
 
-def saved_activations(network: Network, batch: TensorBatch) -> int:
+def saved_activations(network: Network, batch: TensorBatch, precision: str = "float32") -> int:
     """Bytes that autograd keeps for the backward pass of a batch, parameters and the batch not counted."""
     inputs = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     known = [*network.parameters(), *network.buffers(), *inputs]
-    return saved_bytes(lambda: answer_loss(*network.train()(batch)), known)
+
+    def loss() -> Tensor:
+        with computing_in(precision, batch.ids_BT.device):
+            outputs_NC, targets_N = network.train()(batch)
+        return answer_loss(widened(outputs_NC), targets_N)
+
+    return saved_bytes(loss, known)
 
 
 def load_average() -> float:

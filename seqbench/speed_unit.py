@@ -52,7 +52,7 @@ def time_unit(
     found = Found(environment={"load_average_before": load_average()})
     busy_s, own_s, wall_s = environment.busy_core_s(), time.process_time(), time.perf_counter()
     jobs = unit.jobs[:1] if unit.job.speed.grid_alone else unit.jobs
-    peak = peak_flops_per_s(device)
+    peak = peak_flops_per_s(device, unit.job.train.precision)
     for job in jobs:
         data = job.task.open(unit.seed, cache_folder(job))
         network, width = build(job, data, unit.seed, device, unit.folder.parent)

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from seqbench.batch import TensorBatch
 from seqbench.config import TrainConfig
+from seqbench.graphs import Graphs
 from seqbench.network import Network, answer_loss
+from seqbench.precision import check_device, computing_in, widened
 
 Columns = dict[str, list[Any]]
 _EXPLODED_LOSS = 1e4
 _SMALLEST_WEIGHTS = 1e-12
+_MOST_SKIPPED = 30  # steps in a row after which no scale of the loss will do
 
 
 class Diverged(Exception):
@@ -31,6 +34,14 @@ class Stepper:
     """One optimiser step with default logging: forward, backward, norms, clip, update.
 
     Nothing here waits for the device; :meth:`drain` does, once per logging interval.
+
+    Attributes:
+        scaler: scales the loss so that float16 holds its gradients; it skips a step where it does not.
+        skipped: steps that it skipped, as far as they are drained.
+        graphs: replays forward and backward pass as CUDA graphs.
+
+    Raises:
+        UsageError: the network's device does not have the precision or the graphs that are asked for.
     """
 
     def __init__(self, network: Network, config: TrainConfig, steps: int) -> None:
@@ -41,7 +52,12 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.done = 0
+        self.device = self.parameters[0].device
+        check_device(config.precision, config.cuda_graph, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
+        self.graphs = Graphs(self.gradients, self.parameters) if config.cuda_graph else None
+        self.peeks = self.device.type == "cpu"  # a GPU would have to wait for the answer
+        self.done = self.skipped = self._skipped_in_a_row = 0
         self._pending: list[tuple[float, Tensor, Tensor, Tensor]] = []
         self._updates: list[tuple[int, Tensor]] = []
 
@@ -50,16 +66,32 @@ class Stepper:
         lr = self.config.lr * rate(self.done, self.total, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = answer_loss(*self.network(batch))
-        loss.backward()
+        loss = self.gradients(batch) if self.graphs is None else self.graphs(batch)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         norms_P, total = self._clip()
         self.done += 1
         before = self._weights() if self.done % self.config.log_every == 0 else None
-        self.optimizer.step()
+        self._update()
         self.optimizer.zero_grad(set_to_none=True)
         if before is not None:
             self._updates.append((self.done, self._ratio(before)))
-        self._pending.append((lr, loss.detach(), total, norms_P))
+        self._pending.append((lr, loss, total, norms_P))
+
+    def gradients(self, batch: TensorBatch) -> Tensor:
+        """Leave the gradients of a batch's loss, scaled where there is a scaler; returns the loss."""
+        with computing_in(self.config.precision, self.device):
+            outputs_NC, targets_N = self.network(batch)
+        loss = answer_loss(widened(outputs_NC), targets_N)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return loss.detach()
+
+    def _update(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
     def _weights(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters]
@@ -76,9 +108,7 @@ class Stepper:
         norms_P = torch.stack(torch._foreach_norm(grads))
         total = torch.linalg.vector_norm(norms_P)
         size = total + 1e-6
-        small = not total.is_cuda and bool(
-            size <= self.config.clip
-        )  # a GPU would have to wait for the answer
+        small = self.peeks and bool(size <= self.config.clip)
         if self.config.clip > 0 and not small:
             torch._foreach_mul_(grads, (self.config.clip / size).clamp(max=1.0))
         return norms_P, total
@@ -86,35 +116,70 @@ class Stepper:
     def drain(self) -> tuple[Columns, Columns, Columns]:
         """Fetch what was logged since the last call: of each step, each gradient's norm, and each update's.
 
+        The norms of a step that the scaler skipped are NaN.
+
         Raises:
             Diverged: a logged loss or gradient norm is not finite, or the loss exploded.
         """
         rates, losses, totals, norms = zip(*self._pending, strict=True)
         self._pending = []
-        table = torch.cat(
-            [torch.stack(losses)[:, None], torch.stack(totals)[:, None], torch.stack(norms)], dim=1
-        ).tolist()
-        numbers = list(range(self.done - len(table) + 1, self.done + 1))
+        table = torch.cat([torch.stack(losses)[:, None], torch.stack(totals)[:, None], torch.stack(norms)], 1)
+        rows, updates = self._fetched(table)
+        numbers = list(range(self.done - len(rows) + 1, self.done + 1))
+        for number, row in zip(numbers, rows, strict=True):
+            self._judge(number, row)
         steps: Columns = {
             "step": numbers,
-            "loss": [row[0] for row in table],
-            "gradient_norm": [row[1] for row in table],
+            "loss": [row[0] for row in rows],
+            "gradient_norm": [row[1] for row in rows],
             "learning_rate": list(rates),
         }
-        for number, loss, norm in zip(numbers, steps["loss"], steps["gradient_norm"], strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)) or loss > _EXPLODED_LOSS:
-                raise Diverged(f"step {number}: loss {loss:.4g}, gradient norm {norm:.4g}")
-        columns = {name: [row[2 + i] for row in table] for i, name in enumerate(self.names)}
-        return steps, {"step": numbers, **columns}, self._drain_updates()
+        columns = {name: [row[2 + i] for row in rows] for i, name in enumerate(self.names)}
+        return steps, {"step": numbers, **columns}, updates
 
-    def _drain_updates(self) -> Columns:
-        """Relative sizes of the updates, every ``log_every`` steps."""
-        if not self._updates:
-            return {}
-        numbers, ratios = zip(*self._updates, strict=True)
+    def counts(self) -> dict[str, int]:
+        """What a record says beside the tables: skipped steps, shapes with a graph, steps without one."""
+        shapes, eager = (0, 0) if self.graphs is None else (self.graphs.shapes, self.graphs.eager)
+        return {"skipped_steps": self.skipped, "graph_shapes": shapes, "eager_steps": eager}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights and optimiser."""
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        return {"done": self.done, "scaler": scaler, "in_a_row": self._skipped_in_a_row, **self.counts()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the state of :meth:`state`."""
+        self.done, self.skipped = state["done"], state["skipped_steps"]
+        self._skipped_in_a_row = state["in_a_row"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.graphs is not None:
+            self.graphs.eager = state["eager_steps"]
+
+    def _fetched(self, table: Tensor) -> tuple[list[list[float]], Columns]:
+        """The rows of a table and the relative sizes of the updates; waits for the device, once."""
+        width = len(self.names) + 2
+        flat = torch.cat([table.flatten(), *(ratios for _, ratios in self._updates)]).tolist()
+        split = table.numel()
+        rows = [flat[i : i + width] for i in range(0, split, width)]
+        numbers = [number for number, _ in self._updates]
         self._updates = []
-        table = torch.stack(ratios).tolist()
-        return {"step": list(numbers), **{n: [row[i] for row in table] for i, n in enumerate(self.names)}}
+        if not numbers:
+            return rows, {}
+        columns = {name: flat[split + i :: len(self.names)] for i, name in enumerate(self.names)}
+        return rows, {"step": numbers, **columns}
+
+    def _judge(self, number: int, row: list[float]) -> None:
+        """Look at a step's loss and norms; what the scaler skipped is counted, and its norms are made NaN."""
+        loss, norm = row[:2]
+        skipped = self.scaler is not None and math.isfinite(loss) and not math.isfinite(norm)
+        if skipped:
+            self.skipped += 1
+            row[1:] = [math.nan] * (len(row) - 1)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        sound = math.isfinite(loss) and math.isfinite(norm) and loss <= _EXPLODED_LOSS
+        if not (sound or (skipped and self._skipped_in_a_row < _MOST_SKIPPED)):
+            raise Diverged(f"step {number}: loss {loss:.4g}, gradient norm {norm:.4g}")
 
 
 def rate(step: int, total: int, config: TrainConfig) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from seqbench.layers import linear
+from seqbench.precision import DTYPES
 
 _WARM_UP = 2
 _BLOCK = 8  # steps that a GPU gets before anybody waits for it
@@ -103,15 +104,15 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_flops_per_s(device: torch.device) -> float:
-    """Floating-point operations per second of a large float32 matrix product, here and now.
+def peak_flops_per_s(device: torch.device, precision: str = "float32") -> float:
+    """Floating-point operations per second of a large matrix product in a precision, here and now.
 
     The median of a few products of 1024 x 1024 matrices (4096 on a GPU) by :func:`work_s`, on as many threads
-    as torch has and with its current precision, by the quickest way that torch has: what a network here can be
-    measured by, not the vendor's figure.
+    as torch has, float32 as exact as torch is set to be (TF32 or not), by the quickest way that torch has:
+    what a network here can be measured by, not the vendor's figure.
     """
     size = _PEAK_SIZE.get(device.type, _PEAK_SIZE["cpu"])
-    a, b, out = (torch.rand(size, size, device=device) for _ in range(3))
+    a, b, out = (torch.rand(size, size, device=device, dtype=DTYPES[precision]) for _ in range(3))
     ways: list[Callable[[], object]] = [lambda: torch.mm(a, b, out=out)]
     if linear.quick():
         ways.append(lambda: linear.product(a, b))

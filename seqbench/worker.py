@@ -5,6 +5,7 @@ Importing this module imports torch; a warm server process imports it once and f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.connection
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Generator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,10 +30,13 @@ from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.match import width_of
 from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished
+from seqbench.precision import check_device
 from seqbench.recorder import Recorder
 from seqbench.records import Run
 from seqbench.registry import load_own, plugins
+from seqbench.stacked import together
 from seqbench.tasks.base import Data
+from seqbench.train import Training
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -49,35 +54,69 @@ def _warm_up() -> None:
 _warm_up()
 
 
-def execute(unit: Unit, outbox: Connection) -> None:
-    """Entry point of the child: does the unit's work unless it is done, and records whatever happens.
+def execute(units: Sequence[Unit], outboxes: Sequence[Connection]) -> None:
+    """Entry point of the child: does the work of one unit, or of several as one, and records what happens.
 
-    The parent is told :data:`WORKING` once the locks are held, and the record when it is committed: what lies
-    in the folder may be another sweep's a moment later.
+    A unit that is done is not done again. The parent is told :data:`WORKING` once the locks are held, and
+    each record when it is committed: what lies in the folder may be another sweep's a moment later.
     """
     os.setsid()
     _die_with_parent()
     _print_to(Path(os.devnull))
-    with locks.file_lock(unit.folder / records.LOCK_FILE):
-        run = finished(unit)  # another sweep may have done the same while this one waited
-        outbox.send(run if run is not None else _work(unit, outbox))
+    with contextlib.ExitStack() as held:
+        for unit in sorted(units, key=lambda one: one.folder):  # in the same order by every sweep
+            held.enter_context(locks.file_lock(unit.folder / records.LOCK_FILE))
+        missing = []
+        for unit, outbox in zip(units, outboxes, strict=True):
+            run = finished(unit)  # another sweep may have done the same while this one waited
+            if run is None:
+                missing.append((unit, outbox))
+            else:
+                outbox.send(run)
+        if missing:
+            _work(missing)
 
 
-def _work(unit: Unit, outbox: Connection) -> Run:
-    """Do the work, holding the run's lock."""
-    _clear(unit)
-    _print_to(unit.folder / records.LOG_FILE)
+def _work(work: Sequence[tuple[Unit, Connection]]) -> None:
+    """Do the work, holding the runs' locks."""
+    for unit, _ in work:
+        _clear(unit)
+    _print_to(work[0][0].folder / records.LOG_FILE)
     torch.set_num_threads(THREADS)
     allocator = environment.keep_freed_memory()
     plugins("model"), plugins("task"), plugins("probe")
-    with locks.alone() if unit.kind == "speed" else locks.busy():
-        outbox.send(WORKING)  # the time limit counts from here
-        return Recorder(unit, allocator).run()
+    with locks.alone() if work[0][0].kind == "speed" else locks.busy():
+        for _, outbox in work:
+            outbox.send(WORKING)  # the time limit counts from here
+        if len(work) == 1:
+            unit, outbox = work[0]
+            outbox.send(Recorder(unit, allocator).run())
+        else:
+            _as_one(work, allocator)
 
 
-def _print_to(path: Path) -> None:
+def _as_one(work: Sequence[tuple[Unit, Connection]], allocator: bool) -> None:
+    """Train several units as one; each prints to its own log while it is by itself."""
+    waiting: dict[Training, tuple[Unit, Connection, Generator[Training, None, Run]]] = {}
+
+    def go_on(unit: Unit, outbox: Connection, stages: Generator[Training, None, Run]) -> None:
+        try:
+            waiting[next(stages)] = (unit, outbox, stages)
+        except StopIteration as end:
+            outbox.send(end.value)
+
+    for unit, outbox in work:
+        _print_to(unit.folder / records.LOG_FILE)
+        go_on(unit, outbox, Recorder(unit, allocator, beside=len(work)).stages())
+    for training in together(list(waiting)):
+        unit, outbox, stages = waiting.pop(training)
+        _print_to(unit.folder / records.LOG_FILE, "ab")
+        go_on(unit, outbox, stages)
+
+
+def _print_to(path: Path, mode: str = "wb") -> None:
     """Send everything that this process prints, on whatever way, to a file."""
-    with path.open("wb") as log:
+    with path.open(mode) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     for stream in (sys.stdout, sys.stderr):
@@ -126,7 +165,7 @@ def prepare(jobs: list[Job], failure: Path) -> None:
     _die_with_parent()
     try:
         for job in jobs:
-            pick_device(job.device)
+            check_device(job.train.precision, job.train.cuda_graph, pick_device(job.device))
             with locks.busy():
                 job.task.prepare(cache_folder(job))
     except UsageError as error:

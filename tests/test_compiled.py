@@ -16,7 +16,14 @@ from seqbench.models.recurrent import GRU, RNN
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler on this machine")
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
-SHAPES = [(1, 1, 1, 1), (3, 7, 4, 5), (5, 33, 17, 19), (2, 40, 64, 128), (64, 9, 8, 16)]  # B, T, D, H
+SHAPES = [
+    (1, 1, 1, 1),
+    (3, 7, 4, 5),
+    (5, 33, 17, 19),
+    (2, 40, 64, 128),
+    (64, 9, 8, 16),
+    (13, 6, 3, 71),
+]  # B, T, D, H
 
 
 def layer(kind: str, width_in: int, hidden: int, kernel: str) -> ElmanLayer | GRULayer:

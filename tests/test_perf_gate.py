@@ -351,7 +351,7 @@ def test_the_sample_workflow_is_valid_and_tells_cannot_tell_from_slower():
 @pytest.mark.slow
 def test_the_documented_command_compares_two_files_of_benchmarks(tmp_path):
     page = (DOCS / "performance.md").read_text(encoding="utf-8")
-    [documented_] = re.findall(r"^pytest-benchmark (compare .*)$", page, flags=re.MULTILINE)
+    [documented_] = re.findall(r"^\S*pytest-benchmark (compare .*)$", page, flags=re.MULTILINE)
     (tmp_path / "test_x.py").write_text("def test_x(benchmark):\n    benchmark(sum, range(9))\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     for name in ("before", "after"):

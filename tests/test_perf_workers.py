@@ -55,8 +55,8 @@ def repository(tmp_path_factory) -> Path:
     git(root, "commit", "-qm", "main")
     planted = {
         "product": ("network.py", PLANTED_PRODUCT),
-        "old": ("train.py", NO_STEPPER),
-        "broken": ("train.py", BROKEN_STEP),
+        "old": ("stepper.py", NO_STEPPER),
+        "broken": ("stepper.py", BROKEN_STEP),
     }
     for branch, (name, text) in planted.items():
         git(root, "checkout", "-qb", branch, "main")

@@ -278,6 +278,8 @@ def test_a_setting_that_no_label_shows_is_refused(tmp_path: Path, group: str, va
         ("train", "weight_decay", 0.0, 0.1),
         ("train", "schedule", "cosine", "constant"),
         ("train", "warmup", 0.1, 0.0),
+        ("train", "precision", "float32", "bfloat16"),
+        ("train", "cuda_graph", False, True),
     ],
 )
 def test_what_surrounds_the_model_must_be_equal(

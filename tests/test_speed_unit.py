@@ -123,7 +123,7 @@ def test_what_would_take_too_long_is_left_out_with_what_it_would_take(make_job, 
         yield SimpleNamespace(mode="train", steps=[(0, steps / 8.0, 0.1)] * 3, memory_bytes=1000 * steps)
 
     monkeypatch.setattr(grids, "time_both", both)
-    monkeypatch.setattr(grids, "peak_flops_per_s", lambda device: 1e9)
+    monkeypatch.setattr(grids, "peak_flops_per_s", lambda *_: 1e9)
     found = surveyed(make_job, tmp_path, steps=[8, 16, 32, 64], point_s=30.0, memory_mib=100.0)
     assert taken == [8, 16, 32]  # (3 + 3) steps of 1, 2 and 4 seconds
     assert found.left_out["steps"] == [64]
@@ -138,7 +138,7 @@ def test_what_would_need_too_much_memory_is_left_out_too(make_job, tmp_path, mon
         yield SimpleNamespace(mode="train", steps=[(0, 0.001, 0.001)] * 3, memory_bytes=int(size))
 
     monkeypatch.setattr(grids, "time_both", both)
-    monkeypatch.setattr(grids, "peak_flops_per_s", lambda device: 1e9)
+    monkeypatch.setattr(grids, "peak_flops_per_s", lambda *_: 1e9)
     found = surveyed(make_job, tmp_path, steps=[8, 16, 32, 64], memory_mib=10.0)
     assert found.left_out["steps"] == [32, 64]
     assert set(found.left_out["reason"]) == {"memory"}

@@ -97,7 +97,7 @@ def test_the_peak_is_the_rate_of_a_large_product():
         start = time.perf_counter()
         a @ a
         quickest = min(quickest, time.perf_counter() - start)
-    assert 1e8 < found < 3 * 2 * 1024**3 / quickest  # noise only makes it slower
+    assert 1e8 < found < 8 * 2 * 1024**3 / quickest  # by BLAS; oneDNN may be more than twice as fast
 
 
 def test_work_is_the_threads_own_time_on_one_thread_and_else_all(monkeypatch):

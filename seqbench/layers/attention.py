@@ -5,6 +5,7 @@ Shape letters: B batch, T time, H width, K heads, E width of a head (H = K E).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from seqbench.layers.base import Encoder
 from seqbench.layers.positions import distance_penalty, rotate
+from seqbench.layers.stacking import join_axes
 
 
 class Attention(Encoder):
@@ -45,9 +47,9 @@ class Attention(Encoder):
         q_BKTE, k_BKTE, v_BKTE = self.project(x_BTD)
         bias = self.bias(x_BTD, mask_BT)
         alone = self.causal and bias is None  # the kernel's own causal mask goes with no other
-        y_BKTE = F.scaled_dot_product_attention(
-            q_BKTE, k_BKTE, v_BKTE, attn_mask=bias, is_causal=alone, scale=self.scale(q_BKTE)
-        )
+        attend = functools.partial(F.scaled_dot_product_attention, is_causal=alone, scale=self.scale(q_BKTE))
+        inputs = [q_BKTE, k_BKTE, v_BKTE, *([] if bias is None else [bias])]
+        y_BKTE = join_axes(attend, *inputs, axes=(0,) * len(inputs))
         return self.out(y_BKTE.transpose(1, 2).reshape(x_BTD.shape)), None
 
     def project(self, x_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqbench.precision import in_float32
+
 CHUNK = 32
 
 
+@in_float32
 def decay_chunks(
     q_BKTE: Tensor,
     k_BKTE: Tensor,
@@ -65,6 +68,7 @@ def decay_chunks(
     return y_BKNLV.flatten(2, 3)[:, :, :time], last_BKEV
 
 
+@in_float32
 def delta_chunks(
     q_BKTE: Tensor,
     k_BKTE: Tensor,

@@ -36,7 +36,9 @@ class ShortConvolution(nn.Module):
         seen_BSC = torch.cat([state, x_BTC], dim=1)
         # As an image one pixel high, channels last: on CPU less than half the time of F.conv1d.
         image_BC1S, filters_C11W = seen_BSC.transpose(1, 2).unsqueeze(2), self.weight[:, None, None]
-        y_BC1T = F.conv2d(image_BC1S, filters_C11W, self.bias, groups=len(self.bias))
+        # Under vmap autocast does not reach the convolution, whose inputs may be of half precision by then.
+        filters_C11W, bias_C = filters_C11W.to(x_BTC.dtype), self.bias.to(x_BTC.dtype)
+        y_BC1T = F.conv2d(image_BC1S, filters_C11W, bias_C, groups=len(bias_C))
         return y_BC1T.squeeze(2).transpose(1, 2), seen_BSC[:, x_BTC.shape[1] :]
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from seqbench.layers.base import Encoder
 from seqbench.layers.scan import ElmanScan
+from seqbench.layers.stacking import is_stacked, run_scan
+from seqbench.precision import in_float32
 
 
 class JordanLayer(Encoder):
@@ -52,7 +54,7 @@ class JordanLayer(Encoder):
 
     @property
     def kernel(self) -> str:
-        return "cuDNN" if self.feedback.is_cuda else "time-major scan (torch)"
+        return "cuDNN" if self.feedback.is_cuda and not is_stacked() else "time-major scan (torch)"
 
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
@@ -60,6 +62,7 @@ class JordanLayer(Encoder):
         o_BTH: Tensor = self.out(self.hidden_states(x_BTD, state))
         return o_BTH, o_BTH[:, -1]
 
+    @in_float32
     def hidden_states(self, x_BTD: Tensor, o0_BH: Tensor | None = None) -> Tensor:
         """The hidden state of every step, ``(B, T, H)``, after the output ``o0_BH``."""
         pre_TBH = self.project(x_BTD.transpose(0, 1))
@@ -67,14 +70,13 @@ class JordanLayer(Encoder):
         later_BH = (self.feedback @ self.out.bias).expand_as(first_BH)
         fed_TBH = torch.stack([first_BH, *[later_BH] * (len(pre_TBH) - 1)])
         recurrent_HH = self.feedback @ self.out.weight
-        scan = self.fused if x_BTD.is_cuda else self.scan
+        scan = self.fused if x_BTD.is_cuda and not is_stacked() else self.scan
         return scan(pre_TBH + fed_TBH, recurrent_HH).transpose(0, 1)
 
     def scan(self, pre_TBH: Tensor, recurrent_HH: Tensor) -> Tensor:
         """All hidden states ``(T, B, H)`` from zero."""
-        return ElmanScan.apply(  # type: ignore[no-any-return]
-            pre_TBH, torch.zeros_like(pre_TBH[0]), recurrent_HH, False
-        )
+        arguments = pre_TBH, torch.zeros_like(pre_TBH[0]), recurrent_HH
+        return run_scan(ElmanScan, *arguments, False, axes=(1, 0, 0))  # type: ignore[no-any-return]
 
     def fused(self, pre_TBH: Tensor, recurrent_HH: Tensor) -> Tensor:
         """The same by torch's own kernel, which is cuDNN's on a GPU; it reads ``pre`` through an identity."""

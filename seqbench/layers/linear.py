@@ -73,7 +73,7 @@ class _Product(torch.autograd.Function):
         to_a, to_weight, to_bias = ctx.needs_input_grad
         return (
             product(grad_MN, weight_NK.t()) if to_a else None,
-            product(a_MK.t(), grad_MN.t()).t() if to_weight else None,
+            outer(grad_MN, a_MK) if to_weight else None,
             grad_MN.sum(0) if to_bias else None,
         )
 
@@ -83,6 +83,13 @@ def product(a_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Te
     if suits(a_MK, weight_NK) and not torch.is_autocast_enabled("cpu"):
         return cast(Tensor, _Product.apply(a_MK, weight_NK, bias_N))
     return F.linear(a_MK, weight_NK, bias_N)
+
+
+def outer(grad_MN: Tensor, a_MK: Tensor) -> Tensor:
+    """Gradient of the weight, grad^T A ``(N, K)``; the wider factor goes second, where oneDNN is quicker."""
+    if grad_MN.shape[1] > a_MK.shape[1]:
+        return product(a_MK.t(), grad_MN.t()).t()
+    return product(grad_MN.t(), a_MK.t())
 
 
 class Linear(nn.Linear):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from seqbench.layers.base import Encoder
 from seqbench.layers.convolution import ShortConvolution, convolved
 from seqbench.layers.linrec import linrec
+from seqbench.precision import in_float32, widened
 
 _SCAN = "two-level scan (torch)"
 
@@ -43,7 +44,7 @@ class _Minimal(Encoder):
 
     def prepare(self, x_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What each step keeps, the share that it writes (exact also where tiny), and what."""
-        *pre_BTH, candidate_BTH = self.project(x_BTH).chunk(self.gates + 1, dim=2)
+        *pre_BTH, candidate_BTH = widened(self.project(x_BTH)).chunk(self.gates + 1, dim=2)
         logit_BTH = self.forget_logit(*pre_BTH)
         return logit_BTH.sigmoid(), (-logit_BTH).sigmoid(), candidate_BTH
 
@@ -141,6 +142,7 @@ class LRULayer(Encoder):
         """Lambda, ``(N,)`` complex."""
         return torch.complex(-self.nu_log.exp(), self.theta_log.exp()).exp()
 
+    @in_float32
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
@@ -185,6 +187,7 @@ class S4DLayer(Encoder):
         self.skip = nn.Parameter(torch.randn(hidden))  # D
         self.mix = nn.Linear(hidden, 2 * hidden)
 
+    @in_float32
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
@@ -268,7 +271,7 @@ class RGLRULayer(Encoder):
 
     def prepare(self, u_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Recurrence gate r, input gate i, what is kept a, and what is added."""
-        recurrence_BTH, enter_BTH = self.gate(u_BTH).sigmoid().chunk(2, dim=2)
+        recurrence_BTH, enter_BTH = widened(self.gate(u_BTH)).sigmoid().chunk(2, dim=2)
         log_keep_BTH = -self.POWER * F.softplus(-self.decay_logit) * recurrence_BTH
         lost_BTH = -torch.expm1(2 * log_keep_BTH)  # 1 - a^2 without cancellation; the root has no slope at 0
         factor_BTH = lost_BTH.clamp_min(torch.finfo(lost_BTH.dtype).tiny).sqrt()

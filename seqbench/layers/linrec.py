@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqbench.layers.stacking import in_front
+from seqbench.precision import in_float32
+
 CHUNK = 16
 LONG = 128  # steps from which chunks save calls: they take about 3 C + T / C of them instead of T
 WORTH_A_CALL = 1 << 14  # bytes of one step from which the plain loop is as fast on a CPU, if not faster
 
 
+@in_float32
 def linrec(a_BTH: Tensor, b_BTH: Tensor, h0_BH: Tensor | None = None) -> Tensor:
     """All states ``(B, T, H)`` of h_t = a_t h_{t-1} + b_t, differentiable as often as one likes.
 
@@ -96,10 +100,7 @@ def _folded(
     function: Any, size: int, in_dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, int]:
     """Run under vmap: its axis joins the batch, whose rows do not meet either."""
-    front = [
-        x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-        for x, dim in zip(inputs, in_dims, strict=True)
-    ]
+    front = in_front(size, in_dims, inputs)
     return function.apply(*(x.flatten(0, 1) for x in front)).unflatten(0, (size, -1)), 0
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from seqbench.layers.base import Encoder
 from seqbench.layers.chunk import CHUNK, decay_chunks
 from seqbench.layers.positions import angles, rotate
+from seqbench.precision import in_float32, widened
 
 
 class MatrixState(Encoder):
@@ -115,6 +116,7 @@ class Retention(MatrixState):
         self.qkvg = nn.Linear(hidden, 4 * hidden, bias=False)
         self.out = nn.Linear(hidden, hidden, bias=False)
 
+    @in_float32
     def log_decay(self, like: Tensor) -> Tensor:
         """Log g of every head, ``(K,)``."""
         heads_K = torch.arange(self.heads, device=like.device, dtype=like.dtype)
@@ -205,7 +207,7 @@ class MatrixLSTM(MatrixState):
 
     def log_gates(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """Log of the input gate and of the forget gate, ``(B, K, T)`` each."""
-        enter_BKT, forget_BKT = self.gates(x_BTD).transpose(1, 2).chunk(2, dim=1)
+        enter_BKT, forget_BKT = widened(self.gates(x_BTD)).transpose(1, 2).chunk(2, dim=1)
         return enter_BKT, forget_BKT if self.exponential else F.logsigmoid(forget_BKT)
 
     @torch.no_grad()

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqbench.precision import in_float32
+
 
 class Learned(nn.Module):
     """A learned vector for each of the first ``longest`` positions; later ones share the last."""
@@ -39,12 +41,14 @@ def angles(time: int, width: int, like: Tensor) -> Tensor:
     return torch.arange(time, device=like.device, dtype=like.dtype)[:, None] * frequency
 
 
+@in_float32
 def sinusoids(time: int, width: int, like: Tensor) -> Tensor:
     """Sinusoidal positions ``(T, width)``: sines in the first half, cosines in the second."""
     turn = angles(time, width + width % 2, like)
     return torch.cat([turn.sin(), turn.cos()], dim=1)[:, :width]
 
 
+@in_float32
 def rotate(x_TE: Tensor) -> Tensor:
     """Rotary positions for ``(..., T, E)`` (Su et al. 2021, 2104.09864, section 3.2).
 
@@ -55,6 +59,7 @@ def rotate(x_TE: Tensor) -> Tensor:
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(turn), turn)).flatten(-2)
 
 
+@in_float32
 def distance_penalty(time: int, heads: int, like: Tensor) -> Tensor:
     """ALiBi: what is added to the score of each pair, ``(K, T, T)`` (Press et al. 2021, 2108.12409).
 

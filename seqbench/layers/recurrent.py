@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from seqbench.layers import compiled
 from seqbench.layers.base import Chain, Encoder
-from seqbench.layers.scan import ElmanScan, GRUScan
+from seqbench.layers.scan import ElmanScan, GRUScan, LSTMScan
+from seqbench.layers.stacking import is_stacked, run_scan
+from seqbench.precision import by_cudnn, in_float32
 
 _LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -39,7 +41,7 @@ class _ScanLayer(Encoder):
 
     Args:
         kernel: "compiled" runs the loop in C, "torch" on torch's operators, "auto" the first where it can.
-            On a GPU it is always cuDNN.
+            On a GPU it is always cuDNN, but for several networks at once.
     """
 
     gates: int
@@ -55,7 +57,7 @@ class _ScanLayer(Encoder):
 
     @property
     def kernel(self) -> str:
-        if self.recurrent.is_cuda:
+        if self.recurrent.is_cuda and not is_stacked():
             return "cuDNN"
         return f"time-major scan ({'compiled' if self.runs_compiled(self.recurrent) else 'torch'})"
 
@@ -67,9 +69,14 @@ class _ScanLayer(Encoder):
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
         h0_BH = x_BTD.new_zeros(x_BTD.shape[0], self.width_out) if state is None else state
-        if x_BTD.is_cuda:
+        if x_BTD.is_cuda and not is_stacked():
             y_BTH, last_1BH = self.fused(x_BTD, h0_BH.unsqueeze(0))
             return y_BTH, last_1BH[0]
+        return self.scanned(x_BTD, h0_BH)
+
+    @in_float32
+    def scanned(self, x_BTD: Tensor, h0_BH: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and last state by a scan of our own."""
         x_TBD = x_BTD.transpose(0, 1)
         run = self.compiled if self.runs_compiled(x_BTD) else self.scan
         h_TBH = run(x_TBD, h0_BH)
@@ -110,9 +117,8 @@ class ElmanLayer(_ScanLayer):
             nn.init.zeros_(self.project.bias)
 
     def scan(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
-        return ElmanScan.apply(  # type: ignore[no-any-return]
-            self.project(x_TBD), h0_BH, self.recurrent, self.relu
-        )
+        arguments = self.project(x_TBD), h0_BH, self.recurrent
+        return run_scan(ElmanScan, *arguments, self.relu, axes=(1, 0, 0))  # type: ignore[no-any-return]
 
     def compiled(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
         enter = self.project
@@ -120,6 +126,7 @@ class ElmanLayer(_ScanLayer):
             x_TBD, enter.weight, enter.bias, h0_BH, self.recurrent, self.relu
         )
 
+    @by_cudnn
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.rnn_relu if self.relu else torch.rnn_tanh
         return kernel(x_BTD, h0_1BH, *self.fused_arguments(torch.zeros_like(self.project.bias)))
@@ -145,9 +152,8 @@ class GRULayer(_ScanLayer):
                 self.recurrent_bias[hidden : 2 * hidden] = 0
 
     def scan(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
-        return GRUScan.apply(  # type: ignore[no-any-return]
-            self.project(x_TBD), h0_BH, self.recurrent, self.recurrent_bias
-        )
+        arguments = self.project(x_TBD), h0_BH, self.recurrent, self.recurrent_bias
+        return run_scan(GRUScan, *arguments, axes=(1, 0, 0, 0))  # type: ignore[no-any-return]
 
     def compiled(self, x_TBD: Tensor, h0_BH: Tensor) -> Tensor:
         enter = self.project
@@ -155,6 +161,7 @@ class GRULayer(_ScanLayer):
             x_TBD, enter.weight, enter.bias, h0_BH, self.recurrent, self.recurrent_bias
         )
 
+    @by_cudnn
     def fused(self, x_BTD: Tensor, h0_1BH: Tensor) -> tuple[Tensor, Tensor]:
         return torch.gru(x_BTD, h0_1BH, *self.fused_arguments(self.recurrent_bias))
 
@@ -178,9 +185,8 @@ class GRULayer(_ScanLayer):
 
 
 class LSTMLayer(Encoder):
-    """One LSTM layer on torch's fused kernel (oneDNN on CPU, cuDNN on GPU)."""
+    """One LSTM layer on torch's fused kernel (oneDNN on CPU, cuDNN on GPU); several at once on a scan."""
 
-    kernel = "nn.LSTM (fused)"
     state_names = ("state", "cell")
 
     def __init__(self, width_in: int, hidden: int, forget_bias: float | None, chrono: int | None) -> None:
@@ -200,10 +206,27 @@ class LSTMLayer(Encoder):
                 input_bias[forget] = forget_bias
                 recurrent_bias[forget] = 0
 
+    @property
+    def kernel(self) -> str:
+        return "time-major scan (torch)" if is_stacked() else "nn.LSTM (fused)"
+
+    @by_cudnn
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
-        return self.lstm(x_BTD, state)  # type: ignore[no-any-return]
+        run = self.scan if is_stacked() else self.lstm
+        return run(x_BTD, state)
+
+    @in_float32
+    def scan(self, x_BTD: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The same by :class:`LSTMScan`, also for several networks at once."""
+        enter, recurrent, enter_bias, recurrent_bias = (getattr(self.lstm, f"{n}_l0") for n in _LSTM_WEIGHTS)
+        pre_TBG = F.linear(x_BTD.transpose(0, 1), enter, enter_bias + recurrent_bias)
+        zeros_1BH = x_BTD.new_zeros(1, len(x_BTD), self.width_out)
+        h0_1BH, c0_1BH = (zeros_1BH, zeros_1BH) if state is None else state
+        arguments = pre_TBG, h0_1BH[0], c0_1BH[0], recurrent
+        h_TBH, c_TBH = run_scan(LSTMScan, *arguments, axes=(1, 0, 0, 0), outputs=(1, 1))
+        return h_TBH.transpose(0, 1), (h_TBH[-1:], c_TBH[-1:])
 
     def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:
         """Gates, candidate, cell and state, each ``(B, T, H)``, for probes; equations of :class:`nn.LSTM`.

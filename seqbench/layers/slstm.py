@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqbench.layers.base import Encoder
+from seqbench.layers.stacking import join_axes
+from seqbench.precision import in_float32
 
 
 class SLSTMScan(torch.autograd.Function):
@@ -159,6 +161,7 @@ class SLSTMLayer(Encoder):
         y_BTH = h_TKBE.permute(2, 0, 1, 3).flatten(2)
         return y_BTH, (h_TKBE[-1], c_KBE, n_KBE, m_KBE)
 
+    @in_float32
     def scan(self, x_BTD: Tensor, state: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs ``(T, K, B, E)``; last cell and normaliser ``(2, K, B, E)``; last stabiliser."""
         pre_TBKG = self.project(x_BTD.transpose(0, 1)).unflatten(2, (self.heads, -1))
@@ -166,9 +169,9 @@ class SLSTMLayer(Encoder):
             zeros_KBE = x_BTD.new_zeros(self.heads, len(x_BTD), self.width_out // self.heads)
             state = (zeros_KBE, zeros_KBE, zeros_KBE, torch.full_like(zeros_KBE, -math.inf))
         h_KBE, c_KBE, n_KBE, m_KBE = state
-        scanned = SLSTMScan.apply(  # type: ignore[no-untyped-call]
-            pre_TBKG.transpose(1, 2), self.recurrent, h_KBE, torch.stack([c_KBE, n_KBE]), m_KBE
-        )
+        arguments = pre_TBKG.transpose(1, 2), self.recurrent, h_KBE, torch.stack([c_KBE, n_KBE]), m_KBE
+        # Several networks are one with as many times the heads, which do not see each other's states either.
+        scanned = join_axes(SLSTMScan.apply, *arguments, axes=(1, 0, 0, 1, 0), outputs=(1, 1, 0))
         return tuple(scanned)
 
     def activations(self, x_BTD: Tensor, *, mask_BT: Tensor | None = None) -> dict[str, Tensor]:

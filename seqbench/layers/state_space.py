@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from seqbench.layers.chunk import decay_chunks, delta_chunks
 from seqbench.layers.convolution import ShortConvolution, convolved
 from seqbench.layers.matrix_state import MatrixState, joined
+from seqbench.precision import widened
 
 Range = tuple[float, float]
 
@@ -185,7 +186,7 @@ class Mamba3Layer(MatrixState):
     def forward(
         self, x_BTD: Tensor, *, mask_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
-        z_BTI, v_BTI, b_BTE, c_BTE, *gates, turn_BTP = self.enter(x_BTD).split(self.widths, dim=2)
+        z_BTI, v_BTI, b_BTE, c_BTE, *gates, turn_BTP = widened(self.enter(x_BTD)).split(self.widths, dim=2)
         v_BKTV = self.apart(v_BTI)
         dt_BKT, log_g_BKT, share_BKT = self.open(*gates)
         angle_BKTP = (math.pi * turn_BTP.tanh().unsqueeze(1) * dt_BKT.unsqueeze(3)).cumsum(2)

@@ -18,15 +18,17 @@ def build(folder: Path, out: Path | None = None, *, lesson: bool = False) -> Pat
     Raises:
         UsageError: ``folder`` is not a sweep, or the page cannot be written.
     """
+    from seqbench.report import load
     from seqbench.report.frame import read_sweep
     from seqbench.report.lesson import write_lesson
     from seqbench.report.page import write_page
 
-    sweep = read_sweep(folder)
     name = stem(folder)
-    if lesson:
-        return write_lesson(sweep, out or Path("reports") / f"{name}.lesson.html")
-    return write_page(sweep, out or Path("reports") / f"{name}.html")
+    with load.uncollected():
+        sweep = read_sweep(folder)
+        if lesson:
+            return write_lesson(sweep, out or Path("reports") / f"{name}.lesson.html")
+        return write_page(sweep, out or Path("reports") / f"{name}.html")
 
 
 def stem(sweep: Path) -> str:

@@ -122,10 +122,6 @@ class Part:
         """What parts must have in common to be made into one frame at once."""
         return self.table.schema, self.metric, self.row["rung"] is pd.NA
 
-    def column(self, key: str) -> list[Any]:
-        """What the run's row says, once for every row of the table."""
-        return [self.row[key]] * len(self.table)
-
 
 def joined(name: str, parts: Sequence[Part], problem: Callable[[str, Exception], None]) -> list[pd.DataFrame]:
     """Parts of a table as frames with ``label, task, seed, rung``, as few as possible.
@@ -158,8 +154,26 @@ def _frame(name: str, alike: Sequence[Part]) -> pd.DataFrame:
     frame = plain(name, [part.table for part in alike])
     if {"loss", "accuracy"} <= set(frame):
         frame["score"] = scores(frame, alike[0].metric)
-    keys = ("label", "task", "seed") if "rung" in frame else ("label", "task", "seed", "rung")
-    return frame.assign(**{key: [*itertools.chain(*(part.column(key) for part in alike))] for key in keys})
+    lengths = [len(part.table) for part in alike]
+    for key in ("label", "task", "seed") if "rung" in frame else ("label", "task", "seed", "rung"):
+        frame[key] = _repeated([part.row[key] for part in alike], lengths)
+    return frame
+
+
+def _repeated(values: Sequence[Any], lengths: Sequence[int]) -> pd.Series:
+    """What each run's row says, once for every row of its table."""
+    if not isinstance(values[0], str):
+        return pd.Series(np.repeat(np.array(values), lengths))
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    return _taken(list(places), np.repeat([places[value] for value in values], lengths))
+
+
+def _taken(texts: list[str], places: pa.Array | np.ndarray[Any, Any]) -> pd.Series:
+    """A few texts as a long column."""
+    import pyarrow as pa
+
+    encoded = pa.DictionaryArray.from_arrays(places, pa.array(texts, pa.large_string()))
+    return pd.Series(encoded.cast(pa.large_string()), dtype=str)
 
 
 def _texts(values: pa.ChunkedArray) -> pd.Series:
@@ -171,8 +185,7 @@ def _texts(values: pa.ChunkedArray) -> pd.Series:
     if len(column.dictionary) > _MOST_TEXTS:
         raise DamagedFile(f"{len(column.dictionary)} different texts, more than {_MOST_TEXTS}")
     short = [*(clean(text, _LONGEST_TEXT) for text in column.dictionary.to_pylist()), "?"]
-    places = column.indices.fill_null(len(short) - 1).to_numpy(zero_copy_only=False)
-    return pd.Series(np.array(short, dtype=object)[places], dtype=str)
+    return _taken(short, column.indices.fill_null(len(short) - 1))
 
 
 def _numbers(values: pa.ChunkedArray, *, endless: bool) -> pd.Series:

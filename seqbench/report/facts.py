@@ -104,6 +104,9 @@ def setting(sweep: Sweep) -> list[str]:
     elif rates:
         several = "one learning rate per model and task"
         phrases.append(several if len(rates) > 1 else f"learning rate {printable(rates.pop())}")
+    kinds = sorted(map(str, _config_values(sweep, "train", "precision")))
+    if kinds not in ([], ["float32"]):
+        phrases.append(f"matrix products in {' or '.join(kinds)}")
     return phrases
 
 
@@ -160,7 +163,7 @@ def _unmatched(sweep: Sweep) -> list[str]:
 def learning_rates(sweep: Sweep, column: str) -> dict[tuple[str, str], set[float]]:
     """The learning rates by label (or model name) and task."""
     found: dict[tuple[str, str], set[float]] = {}
-    for row in sweep.training.to_dict("records"):
+    for row in sweep.training_rows:
         rate = sweep.config(str(row["folder"]), "train").get("lr")
         if isinstance(rate, int | float):
             found.setdefault((str(row[column]), str(row["task"])), set()).add(float(rate))
@@ -290,7 +293,7 @@ def silent_probes(sweep: Sweep) -> list[str]:
     """Probes that measured nothing: which, on which model, why."""
     found: dict[tuple[str, str, str, str], dict[str, int]] = {}
     ways = {"_not_applicable": "does not apply to", "_failed": "failed on"}
-    for row in sweep.training.to_dict("records"):
+    for row in sweep.training_rows:
         run = sweep.records.get(str(row["folder"]))
         for name, reason in mapping(run.metrics if run else None).items():
             for suffix, way in ways.items():

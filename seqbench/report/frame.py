@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,16 @@ class Sweep:
     def training(self) -> pd.DataFrame:
         """The training runs of the models that are compared; not to be changed."""
         return self.runs[(self.runs["kind"] == "train") & self.runs["companion"].ne(True)]
+
+    @cached_property
+    def rows(self) -> list[dict[Hashable, Any]]:
+        """The rows of :attr:`runs` as plain data; not to be changed."""
+        return self.runs.to_dict("records")
+
+    @cached_property
+    def training_rows(self) -> list[dict[Hashable, Any]]:
+        """The rows of :attr:`training` as plain data; not to be changed."""
+        return self.training.to_dict("records")
 
     @property
     def speed_alone(self) -> bool:
@@ -370,7 +380,7 @@ def _read_tables(sweep: Sweep, name: str, *, companions: bool) -> pd.DataFrame:
     def problem(folder: str, error: Exception) -> None:
         sweep.problems.append(f"{folder}/{name}.parquet: {clean(error, 200)}")
 
-    for row in sweep.runs.to_dict("records"):
+    for row in sweep.rows:
         run = sweep.records.get(str(row["folder"]))
         if run is None or bool(row["companion"]) != companions or row["kind"] == "trial":
             continue

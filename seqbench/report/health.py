@@ -96,8 +96,9 @@ def health(sweep: Sweep) -> list[Health]:
     found = []
     for task in sweep.tasks:
         for rung in task.rungs:
-            for label in sweep.labels:
-                mine = _of(steps, task, rung, label)
+            by_label, updated = _by_label(steps, task, rung), _by_label(updates, task, rung)
+            for label in [label for label in sweep.labels if label in by_label]:
+                mine = by_label[label]
                 norms = mine["gradient_norm"].dropna()
                 if len(norms):
                     clip = _clip(sweep, task, rung, label)
@@ -111,7 +112,7 @@ def health(sweep: Sweep) -> list[Health]:
                             largest_norm=float(norms.max()),
                             jump=_worst(mine, max(clip, 1.0), _diverged(sweep, task, rung, label)),
                             start=float(mine[mine["step"] <= _BEFORE]["gradient_norm"].median()),
-                            update=_update(_of(updates, task, rung, label)),
+                            update=_update(updated.get(label, updates.head(0))),
                         )
                     )
     return found
@@ -119,9 +120,10 @@ def health(sweep: Sweep) -> list[Health]:
 
 def _worst(mine: pd.DataFrame, above: float, diverged: set[int]) -> Jump | None:
     """The worst step over all seeds: one that did harm, or else the largest for what was before it."""
-    runs = mine[mine["step"].notna()].sort_values("step", kind="stable").groupby("seed")
-    jumps = [_jumps(run.reset_index(drop=True), above, seed in diverged) for seed, run in runs]
-    if not (jumps := [table for table in jumps if table is not None]):
+    ordered = mine[mine["step"].notna()].sort_values("step", kind="stable").reset_index(drop=True)
+    jumped = _jumped(ordered, above)
+    runs = ordered[ordered["seed"].isin(ordered["seed"][jumped])].groupby("seed")
+    if not (jumps := [_jumps(run, jumped[run.index], seed in diverged) for seed, run in runs]):
         return None
     found = pd.concat(jumps)
     worst = found.sort_values(["hurts", "ratio"], kind="stable").iloc[-1]
@@ -136,18 +138,23 @@ def _worst(mine: pd.DataFrame, above: float, diverged: set[int]) -> Jump | None:
     )
 
 
-def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame | None:
-    """The steps of one run that are above a level and far above the median of the steps before them.
+def _jumped(runs: pd.DataFrame, above: float) -> pd.Series:
+    """Which steps of several runs are above a level and far above the median of the steps before them."""
+    norms = runs["gradient_norm"]
+    before = norms.groupby(runs["seed"]).shift().groupby(runs["seed"]).rolling(_BEFORE, min_periods=_FEWEST)
+    usual = before.median().droplevel(0).reindex(runs.index)
+    jumped: pd.Series = (norms > above) & (norms / usual.where(usual > 0) > _EXPLODES)
+    return jumped
+
+
+def _jumps(run: pd.DataFrame, jumped: pd.Series, diverged: bool) -> pd.DataFrame:
+    """What is to be told of the steps of one run that jumped.
 
     Returns:
-        ``step, norm, before, steps, ratio, hurts, learned``; None without such a step.
+        ``step, norm, before, steps, ratio, hurts, learned``.
     """
     norms, loss = run["gradient_norm"], run["loss"]
     before = norms.shift().rolling(_BEFORE, min_periods=_FEWEST).median()
-    ratio = norms / before.where(before > 0)
-    jumped = (norms > above) & (ratio > _EXPLODES)
-    if not jumped.any():
-        return None
     earlier = loss.shift().rolling(_BEFORE, min_periods=1).median()
     later = loss[::-1].shift().rolling(_BEFORE, min_periods=1).median()[::-1]  # NaN: nothing is known
     early, first = norms.head(_BEFORE).median(), abs(loss.head(_BEFORE).median())
@@ -158,7 +165,7 @@ def _jumps(run: pd.DataFrame, above: float, diverged: bool) -> pd.DataFrame | No
             "norm": norms,
             "before": before,
             "steps": norms.shift().rolling(_BEFORE, min_periods=1).count(),
-            "ratio": ratio,
+            "ratio": norms / before.where(before > 0),
             "hurts": lasts | (before >= _TINY * early),
             "learned": earlier.abs() < _NEAR_ZERO * first,
         }
@@ -170,6 +177,11 @@ def _diverged(sweep: Sweep, task: Task, rung: int | None, label: str) -> set[int
     """Seeds of the runs that diverged."""
     runs = _of(sweep.training, task, rung, label)
     return {int(seed) for seed in runs["seed"][runs["status"] == "diverged"].dropna()}
+
+
+def _by_label(table: pd.DataFrame, task: Task, rung: int | None) -> dict[str, pd.DataFrame]:
+    here = table[(table["task"] == task.key) & same(table["rung"], rung)]
+    return {str(label): rows for label, rows in here.groupby("label", sort=False)}
 
 
 def _of(table: pd.DataFrame, task: Task, rung: int | None, label: str) -> pd.DataFrame:

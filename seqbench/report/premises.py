@@ -34,6 +34,8 @@ _TRAINING = [
         "weight_decay",
         "schedule",
         "warmup",
+        "precision",
+        "cuda_graph",
     )
 ]
 _WHY = {"sizes": "A larger model may be better for that alone."}
@@ -356,8 +358,7 @@ def _machines(sweep: Sweep, runs: pd.DataFrame) -> Values:
 
 
 def _rows(sweep: Sweep, task: Task) -> list[dict[Any, Any]]:
-    rows: list[dict[Any, Any]] = sweep.training[sweep.training["task"] == task.key].to_dict("records")
-    return rows
+    return [row for row in sweep.training_rows if row["task"] == task.key]
 
 
 def _place(row: Mapping[Any, Any]) -> tuple[int | None, int]:

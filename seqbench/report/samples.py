@@ -24,7 +24,7 @@ class Sample:
 def samples(sweep: Sweep) -> list[Sample]:
     """The text of each model's first seed that has one."""
     found: dict[tuple[str, str], Sample] = {}
-    for row in sweep.training.to_dict("records"):
+    for row in sweep.training_rows:
         run = sweep.records.get(str(row["folder"]))
         text, prompt = (run.metrics.get(name) if run else None for name in ("sample", "sample_prompt"))
         if isinstance(text, str) and isinstance(prompt, str):

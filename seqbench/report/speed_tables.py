@@ -112,7 +112,7 @@ def grid(sweep: Sweep, points: pd.DataFrame) -> Table | None:
     order = {label: number for number, label in enumerate(sweep.labels)}
     keys = ["task", "label", "steps", "batch_size"]
     for (task, label, steps, size), group in points.groupby(keys, sort=False):
-        place = (str(task), order.get(str(label), 0), int(str(steps)), int(str(size)))
+        place = (str(task), order.get(str(label), 0), int(float(str(steps))), int(float(str(size))))
         rows.append((place, [*_place(sweep, place, str(label)), *_point(group), text("")]))
     for row in left_out:
         place = (str(row["task"]), order.get(str(row["label"]), 0), int(row["steps"]), int(row["batch_size"]))

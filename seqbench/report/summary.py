@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from seqbench import stats
 from seqbench.metric import ACCURACY, Metric
+from seqbench.report.curves import by_seed, curve_by_curve
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.task import Task
 
@@ -273,15 +275,15 @@ def flows(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None) ->
     """
     if chosen is None:
         return []
-    table = chosen[2]
-    sideways = sweep.training[sweep.training["causal"].eq(False)]["label"]
-    found = []
-    for moment in ("init", "final"):
-        for label in sweep.labels:
-            curves = table[(table["label"] == label) & (table["moment"] == moment)]
-            if len(curves):
-                found.append(_flow(label, moment, curves, label in set(sideways)))
-    return found
+    sideways = set(sweep.training[sweep.training["causal"].eq(False)]["label"])
+    moments = ("init", "final")
+    curves = curve_by_curve(chosen[2][chosen[2]["moment"].isin(moments)], ["label", "moment"])
+    return [
+        _flow(label, moment, curves[label, moment], label in sideways)
+        for moment in moments
+        for label in sweep.labels
+        if (label, moment) in curves
+    ]
 
 
 def flows_in_training(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame] | None) -> pd.DataFrame:
@@ -295,9 +297,9 @@ def flows_in_training(sweep: Sweep, chosen: tuple[Task, int | None, pd.DataFrame
         task, rung, table = chosen
         sideways = set(sweep.training[sweep.training["causal"].eq(False)]["label"])
         runs = sweep.training[(sweep.training["task"] == task.key) & same(sweep.training["rung"], rung)]
-        for (label, moment), curves in table.groupby(["label", "moment"], sort=False):
+        for (label, moment), curves in curve_by_curve(table, ["label", "moment"]).items():
             step = _step(str(moment), runs[runs["label"] == label])
-            factor = _flow(str(label), str(moment), curves, label in sideways).decay.factor
+            factor = _factor(curves, label in sideways)
             rows.append({"label": str(label), "step": step, "factor": factor, "moment": str(moment)})
     found = pd.DataFrame(rows, columns=["label", "step", "factor", "moment"])
     return found[found["factor"].gt(0) & found["step"].notna()].sort_values("step", kind="stable")
@@ -312,14 +314,10 @@ def state_decays(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``label, state, moment, factor``.
     """
+    keys = ["label", "state", "moment"]
     rows = [
-        {
-            "label": label,
-            "state": state,
-            "moment": moment,
-            "factor": _flow("", "", curves, False).decay.factor,
-        }
-        for (label, state, moment), curves in table.groupby(["label", "state", "moment"], sort=False)
+        {**dict(zip(keys, place, strict=True)), "factor": _factor(curves, False)}
+        for place, curves in curve_by_curve(table, keys).items()
     ]
     found = pd.DataFrame(rows, columns=["label", "state", "moment", "factor"])
     return found[found["factor"].gt(0)]
@@ -336,33 +334,40 @@ def _step(moment: str, runs: pd.DataFrame) -> float:
 
 
 def _flow(label: str, moment: str, curves: pd.DataFrame, both_ways: bool) -> Flow:
-    common = shared(curves)
-    common = common[common["distance"] >= 1]  # at 0 the loss is read off directly
-    by_seed = common.groupby(["distance", "seed"])["median"].median().unstack("seed")  # by distance
-    middle = by_seed.median(axis=1)
-    distances = [float(distance) for distance in middle.index]
-    lowest = distances[int(middle.argmin())] if distances else math.nan
-    last = max(distances, default=0.0)
-    ends = min(float(middle.iloc[0]), float(middle.iloc[-1])) if distances else math.nan
-    two_ended = both_ways and 0.1 * last < lowest < 0.9 * last and ends > _RISE * float(middle.min())
-    fitted = by_seed[by_seed.index <= (0.8 * lowest if two_ended else last)]
-    decay = stats.decay([(fitted.index, fitted[seed]) for seed in fitted])
-    if fitted.empty:
+    distance, magnitude, two_ended = _fitted(curves, both_ways)
+    decay = stats.decay([(distance, seed) for seed in magnitude.T])
+    if not len(distance):
         return Flow(label, moment, decay, two_ended, math.nan, 0)
-    near = fitted.iloc[0]
-    far = float((fitted.iloc[-1] / near.where(near > 0)).median())
-    return Flow(label, moment, decay, two_ended, far, int(fitted.index[-1]))
+    near = pd.Series(magnitude[0])
+    far = float((pd.Series(magnitude[-1]) / near.where(near > 0)).median())
+    return Flow(label, moment, decay, two_ended, far, int(distance[-1]))
 
 
-def shared(curves: pd.DataFrame) -> pd.DataFrame:
-    """The rows at distances that every probed sequence of every seed has, the nearest first.
+def _factor(curves: pd.DataFrame, both_ways: bool) -> float:
+    """What remains of a gradient after one more step back: the factor of :class:`Flow` alone."""
+    distance, magnitude, _ = _fitted(curves, both_ways)
+    factors = stats.decay_factors(distance, magnitude)
+    return math.exp(stats.mean_interval(np.log(factors[np.isfinite(factors)])).mean)
 
-    A mean or median over seeds is of the same seeds at every distance only there.
+
+def _fitted(curves: pd.DataFrame, both_ways: bool) -> tuple[stats.Floats, stats.Floats, bool]:
+    """The part of the curves that tells of their decay.
 
     Args:
-        curves: ``seed, distance, sequences`` of one model at one moment, one row for each distance.
+        curves: of one model at one moment, as :func:`curve_by_curve` gives them.
+
+    Returns:
+        Distances from 1 on that all seeds have, of shape (D,); the magnitude there, (D, seeds); and whether
+        the curve rises again at the far end, which then is left out.
     """
-    whole = curves[curves["sequences"] == curves.groupby("seed")["sequences"].transform("max")]
-    seeds = whole.groupby("distance")["seed"].transform("nunique")
-    common: pd.DataFrame = whole[seeds == whole["seed"].nunique()]
-    return common.sort_values("distance", kind="stable")
+    distance, magnitude = by_seed(curves)
+    magnitude, distance = magnitude[distance >= 1], distance[distance >= 1]  # at 0 it is read off
+    if not both_ways or not len(distance):
+        return distance, magnitude, False
+    middle = pd.DataFrame(magnitude).median(axis=1)
+    lowest, last = float(distance[int(middle.argmin())]), float(distance[-1])
+    ends = min(float(middle.iloc[0]), float(middle.iloc[-1]))
+    if not (0.1 * last < lowest < 0.9 * last and ends > _RISE * float(middle.min())):
+        return distance, magnitude, False
+    near = distance <= 0.8 * lowest
+    return distance[near], magnitude[near], True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -78,7 +77,7 @@ def _lay_out(figure: Figure) -> None:
         FigureCanvasSVG(figure)
         figure.set_dpi(_POINTS_PER_INCH)
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" would make savefig draw twice
 
 
 def _ids(root: ET.Element, key: str) -> dict[str, str]:
@@ -197,20 +196,26 @@ def _straightened(points: list[tuple[float, float]]) -> list[tuple[float, float]
     while open_ends:
         start, end = open_ends.pop()
         if end - start > 1:
-            far = max(range(start + 1, end), key=lambda i: _off(points[i], points[start], points[end]))
-            if _off(points[far], points[start], points[end]) > _TOLERANCE:
+            far, off = _farthest(points, start, end)
+            if off > _TOLERANCE**2:
                 kept.add(far)
                 open_ends += [(start, far), (far, end)]
     return [points[number] for number in sorted(kept)]
 
 
-def _off(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
-    """Distance of a point from the straight line between two others."""
-    across, up = end[0] - start[0], end[1] - start[1]
+def _farthest(points: list[tuple[float, float]], start: int, end: int) -> tuple[int, float]:
+    """The point farthest from the straight line between two others, and the square of its distance."""
+    (left, low), (right, high) = points[start], points[end]
+    across, up = right - left, high - low
     square = across * across + up * up
-    along = ((point[0] - start[0]) * across + (point[1] - start[1]) * up) / square if square else 0.0
-    along = min(1.0, max(0.0, along))
-    return math.hypot(point[0] - start[0] - along * across, point[1] - start[1] - along * up)
+    far, most = start, -1.0
+    for number in range(start + 1, end):
+        x, y = points[number][0] - left, points[number][1] - low
+        along = min(1.0, max(0.0, (x * across + y * up) / square)) if square else 0.0
+        off = (x - along * across) ** 2 + (y - along * up) ** 2
+        if off > most:
+            far, most = number, off
+    return far, most
 
 
 def _tenths(value: int) -> str:

@@ -307,10 +307,10 @@ def first_text(values: pd.Series) -> str:
 
 def settings(sweep: Sweep) -> Table:
     """What each model was given: the fairness of the comparison in one table."""
-    keys = ("lr", "steps", "batch_size", "warmup", "schedule", "clip", "weight_decay")
+    keys = ("lr", "steps", "batch_size", "warmup", "schedule", "clip", "weight_decay", "precision")
     heads = [
         ("task", False), ("model", False), ("learning rate", True), ("most steps", True), ("batch", True),
-        ("warm-up", True), ("schedule", False), ("clip", True), ("weight decay", True),
+        ("warm-up", True), ("schedule", False), ("clip", True), ("weight decay", True), ("precision", False),
         ("matched parameters", True), ("all parameters", True), ("width", True), ("readout", False),
         ("reads", False),
     ]  # fmt: skip

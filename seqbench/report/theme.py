@@ -7,6 +7,7 @@ other label takes the first free one after a place given by its hash. Colours ke
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -95,6 +96,11 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
     >>> styles(["gru", "lstm"]) == styles(["lstm", "gru"])
     True
     """
+    return dict(_styles(tuple(labels)))
+
+
+@functools.lru_cache(maxsize=64)
+def _styles(labels: tuple[str, ...]) -> Mapping[str, Style]:
     chosen = {label: CORE[label] for label in labels if label in CORE}
     every = [Style(c, d, m) for d, m in _pairs() for c in COLOURS]
     for label in sorted(set(labels) - set(chosen)):

@@ -6,7 +6,7 @@ of values, ``pairs`` compares two, ``judging`` decides over a family of comparis
 gradients fall, ``power`` how costs grow with a size.
 """
 
-from seqbench.stats.decay import HORIZON_SHARE, Decay, decay, decay_factor, horizon
+from seqbench.stats.decay import HORIZON_SHARE, Decay, decay, decay_factor, decay_factors, horizon
 from seqbench.stats.judging import FEWEST, Outcome, Verdict, judge, refused
 from seqbench.stats.pairs import (
     ALPHA,
@@ -24,6 +24,7 @@ from seqbench.stats.pairs import (
 )
 from seqbench.stats.power import Power, power_of, power_of_medians
 from seqbench.stats.samples import (
+    Floats,
     Interval,
     censored_median,
     expected_best,
@@ -39,6 +40,7 @@ __all__ = [
     "HORIZON_SHARE",
     "MARGIN",
     "Decay",
+    "Floats",
     "Interval",
     "Outcome",
     "Paired",
@@ -48,6 +50,7 @@ __all__ = [
     "censored_median",
     "decay",
     "decay_factor",
+    "decay_factors",
     "detectable",
     "equivalence",
     "expected_best",

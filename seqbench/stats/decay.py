@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqbench.stats.samples import censored_median, finite, mean_interval
+from seqbench.stats.samples import Floats, censored_median, finite, mean_interval
 
 HORIZON_SHARE = 1e-3
 
@@ -40,14 +40,26 @@ def decay_factor(distance: ArrayLike, magnitude: ArrayLike) -> float:
     >>> round(decay_factor([0, 1, 2, 3], [1.0, 0.5, 0.25, 0.125]), 6)
     0.5
     """
-    x, y = np.asarray(distance, dtype=np.float64), np.asarray(magnitude, dtype=np.float64)
+    return float(decay_factors(distance, np.asarray(magnitude, dtype=np.float64)[:, np.newaxis])[0])
+
+
+def decay_factors(distance: ArrayLike, magnitudes: ArrayLike) -> Floats:
+    """:func:`decay_factor` of several curves at the same distances; NaN where it is not defined.
+
+    Shapes: distances (D,), magnitudes (D, curves); gives (curves,).
+
+    >>> decay_factors([0, 1, 2], [[1.0, 0.0], [0.5, 1.0], [0.25, 2.0]]).round(6).tolist()
+    [0.5, 2.0]
+    """
+    x, y = np.asarray(distance, dtype=np.float64)[:, np.newaxis], np.asarray(magnitudes, dtype=np.float64)
     usable = np.isfinite(x) & np.isfinite(y) & (y > 0)
-    x, y = x[usable], np.log(y[usable])
-    if not len(x):
-        return math.nan
-    aside = x - x.mean()
-    spread = float(aside @ aside)
-    return math.exp(float(aside @ (y - y.mean())) / spread) if spread > 0 else math.nan
+    x, y = np.where(usable, x, 0.0), np.log(np.where(usable, y, 1.0))
+    many = np.maximum(usable.sum(axis=0), 1)
+    aside = np.where(usable, x - x.sum(axis=0) / many, 0.0)
+    spread = np.square(aside).sum(axis=0)
+    slope = (aside * (y - y.sum(axis=0) / many)).sum(axis=0)
+    with np.errstate(over="ignore"):  # infinite then
+        return np.where(spread > 0, np.exp(slope / np.where(spread > 0, spread, 1.0)), math.nan)
 
 
 def horizon(distance: ArrayLike, magnitude: ArrayLike, share: float = HORIZON_SHARE) -> float | None:

@@ -27,7 +27,7 @@ SHOWN = {  # parts of seqbench by what they do for the reader; each is timed in 
     "build": "  networks and their widths",
     "check_contract": "  contract",
     "Recorder._probe": "  probes",
-    "fit": "  training",
+    "Training.to_end": "  training",
     "Recorder._test": "  test set",
     "Recorder._commit": "  records",
     "finish": "report",
@@ -84,7 +84,7 @@ def test_what_the_harness_costs(benchmark, tell, swept, tmp_path, workers):  # n
     assert len(runs) == 20
     parts = phases(notes)
     training_s = sum(run.metrics["train_wall_s"] for run in runs) / workers
-    each_s = (parts["execute"][0] - parts["fit"][0] + parts["Pool._start"][0]) / len(runs)
+    each_s = (parts["execute"][0] - parts["Training.to_end"][0] + parts["Pool._start"][0]) / len(runs)
     around_s = wall_s - training_s - each_s * len(runs) / workers
     named = {name: parts[key] for key, name in SHOWN.items()}
     told = [f"a sweep of 20 runs with {workers} workers beside {training_s:.1f} s of training:"]

@@ -109,32 +109,34 @@ def drawable(table: pd.DataFrame) -> pd.Series:
 
 def rows(table: pd.DataFrame, labels: list[str]) -> list[Row]:
     """What is drawn, model by model; of a model with gates not the state: its candidate is the tanh."""
-    found = []
-    for label in labels:
-        mine = table[table["label"] == label]
-        names = [str(name) for name in dict.fromkeys(mine["activation"])]
-        names = [name for name in names if name != "state" or len(names) == 1][:_MOST]
-        for name in names:
-            here = mine[mine["activation"] == name]
-            found += [_row(here[here["moment"] == m]) for m in MOMENTS if (here["moment"] == m).any()]
-    return found
-
-
-def _row(group: pd.DataFrame) -> Row:
-    first = group.iloc[0]
-    shares = group.groupby("seed")[["low_share", "high_share"]].mean().median()
-    scale = group["longest_time_scale_steps"]
-    memory = scale[scale.ge(0)].groupby(group["seed"]).max()
-    return Row(
-        label=str(first["label"]),
-        activation=str(first["activation"]),
-        gate=bool(first["gate"] == 1),
-        moment=str(first["moment"]),
-        low=float(shares["low_share"]),
-        high=float(shares["high_share"]),
-        memory=dict(zip(map(int, memory.index), map(float, memory), strict=True)),
-        layers=group["layer"].nunique(),
-    )
+    place = ["label", "activation", "moment"]
+    groups = table.groupby(place, sort=False)
+    known = groups[["gate"]].first().join(groups["layer"].nunique())
+    shares = table.groupby([*place, "seed"])[["low_share", "high_share"]].mean().groupby(place).median()
+    lasting = table[table["longest_time_scale_steps"].ge(0)]
+    memories: dict[tuple[str, ...], dict[int, float]] = {}
+    longest = lasting.groupby([*place, "seed"])["longest_time_scale_steps"].max().reset_index()
+    for label, name, moment, seed, steps in longest.itertuples(index=False, name=None):
+        memories.setdefault((label, name, moment), {})[int(seed)] = float(steps)
+    names: dict[str, dict[str, None]] = {}
+    for label, name, _ in known.index:
+        names.setdefault(label, {})[name] = None
+    return [
+        Row(
+            label=label,
+            activation=name,
+            gate=bool(known["gate"][key] == 1),
+            moment=moment,
+            low=float(shares["low_share"][key]),
+            high=float(shares["high_share"][key]),
+            memory=memories.get(key, {}),
+            layers=int(known["layer"][key]),
+        )
+        for label in labels
+        for name in [n for n in names.get(label, {}) if n != "state" or len(names[label]) == 1][:_MOST]
+        for moment in MOMENTS
+        if (key := (label, name, moment)) in known.index
+    ]
 
 
 def draw(found: list[Row], labels: list[str]) -> Figure:

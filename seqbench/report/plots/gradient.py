@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from seqbench.report import theme
+from seqbench.report.curves import curve_by_curve
 from seqbench.report.frame import Sweep
 from seqbench.report.plots.base import Plot
-from seqbench.report.summary import Flow, default_gates, same, shared
+from seqbench.report.summary import Flow, default_gates, same
 from seqbench.report.task import Task
 from seqbench.report.verdict import words_list
 
@@ -67,20 +68,19 @@ def plot(
 def draw(table: pd.DataFrame, found: list[Flow], labels: list[str]) -> Figure:
     """Draw ``moment, distance, median, label, seed``, one panel per moment."""
     chosen = theme.styles(labels)
-    moments = [moment for moment in MOMENTS if (table["moment"] == moment).any()]
+    curves = curve_by_curve(table[table["moment"].isin(list(MOMENTS))], ["label", "moment"])
+    moments = [moment for moment in MOMENTS if any(name[1] == moment for name in curves)]
     figure, axes = theme.panels(len(moments), max(2.9, 0.19 * len(labels) + 0.6), columns=1, sharex=True)
     for panel, moment in zip(axes, moments, strict=True):
         for flow in [flow for flow in found if flow.moment == moment]:
-            curves = table[(table["label"] == flow.label) & (table["moment"] == moment)]
-            _band(panel, curves, chosen[flow.label], _named(flow))
+            _band(panel, curves[flow.label, moment], chosen[flow.label], _named(flow))
         _finish(panel, MOMENTS[moment])
     axes[-1].set_xlabel("distance from the loss (steps back in time)")
     return figure
 
 
-def _band(panel: Axes, curves: pd.DataFrame, style: theme.Style, name: str) -> None:
+def _band(panel: Axes, common: pd.DataFrame, style: theme.Style, name: str) -> None:
     """Median over seeds with the range of the seeds, at the distances that every sequence has."""
-    common = shared(curves)
     seeds = common[common["median"] > 0].groupby("distance")["median"]
     middle, low, high = seeds.median(), seeds.min(), seeds.max()
     if middle.empty:

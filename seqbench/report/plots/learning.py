@@ -9,6 +9,7 @@ import pandas as pd
 
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
+from seqbench.report.plots import base
 from seqbench.report.plots.base import Plot
 from seqbench.report.summary import Cell, same
 from seqbench.report.task import Task
@@ -51,8 +52,9 @@ def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
     figure, axes = theme.panels(len(rungs), height, chosen, sharex=True, sharey=True)
     for panel, rung in zip(axes, rungs, strict=True):
         here = table[same(table["rung"], rung)]
+        base.seeds(panel, here, "step", "score", chosen)
         for label, style in chosen.items():
-            _curves(panel, here[here["label"] == label], style)
+            _median(panel, here[here["label"] == label], style)
         theme.levels(panel, task.floors(rung), task.points(rung))
         panel.set_title(task.at(rung))
         theme.score_axis(panel, task.metric, known, whole=task.solved_at is not None)
@@ -63,19 +65,11 @@ def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
     return figure
 
 
-def _curves(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
-    """Seeds as thin lines and their median."""
+def _median(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
     if curves.empty:
         return
-    import seaborn as sns
-
-    sns.lineplot(
-        curves, x="step", y="score", units="seed", estimator=None, ax=panel, color=style.colour,
-        linewidth=0.7, alpha=0.45, legend=False,
-    )  # fmt: skip
     wide = curves.pivot_table(index="step", columns="seed", values="score").ffill()
     panel.plot(wide.index, wide.median(axis=1), **style.marked(), markersize=3.2)
-    panel.set(xlabel="", ylabel="")
 
 
 def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:

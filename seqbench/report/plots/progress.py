@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from seqbench.report import theme
 from seqbench.report.frame import Sweep
+from seqbench.report.plots import base
 from seqbench.report.plots.base import Plot
 from seqbench.report.summary import Cell, same
 from seqbench.report.task import Task, mapping
 from seqbench.report.verdict import words_list
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _PASSES = 3  # a backward pass costs about two forward passes
@@ -114,8 +113,11 @@ def draw(table: pd.DataFrame, axes: list[Axis], task: Task, rung: int | None, la
     figure, panels = theme.panels(len(axes), 2.7, shown, sharey=True)
     known = [*table["score"], *task.floors(rung).values()]
     for panel, axis in zip(panels, axes, strict=True):
+        spent = table[table[axis.column].gt(0)]
+        base.seeds(panel, spent, axis.column, "score", shown)
         for label, style in shown.items():
-            _lines(panel, table[(table["label"] == label) & table[axis.column].gt(0)], axis.column, style)
+            middle = median(spent[spent["label"] == label], axis.column)
+            panel.plot(middle[axis.column], middle["score"], **style.marked(), markersize=3.2)
         panel.set_xscale("log")
         theme.levels(panel, task.floors(rung), task.points(rung))
         theme.score_axis(panel, task.metric, known, whole=task.solved_at is not None)
@@ -124,17 +126,6 @@ def draw(table: pd.DataFrame, axes: list[Axis], task: Task, rung: int | None, la
     panels[0].set_ylabel(f"held-out {task.metric.name}")
     theme.legend(figure, shown)
     return figure
-
-
-def _lines(panel: Axes, curves: pd.DataFrame, column: str, style: theme.Style) -> None:
-    """Seeds as thin lines, and their median at every step."""
-    ordered = curves.sort_values("seed", kind="stable")
-    ends = np.flatnonzero(np.diff(ordered["seed"])) + 1
-    costs, scores = (np.split(ordered[name].to_numpy(dtype=float), ends) for name in (column, "score"))
-    for cost, score in zip(costs, scores, strict=True):
-        panel.plot(cost, score, color=style.colour, linewidth=0.7, alpha=0.45)
-    middle = median(curves, column)
-    panel.plot(middle[column], middle["score"], **style.marked(), markersize=3.2)
 
 
 def median(curves: pd.DataFrame, column: str) -> pd.DataFrame:

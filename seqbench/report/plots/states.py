@@ -83,8 +83,9 @@ def some(states: list[Any]) -> list[Any]:
 def _panel(panel: Axes, mine: pd.DataFrame, style: theme.Style) -> None:
     for number, (state, curves) in enumerate(some(list(mine.groupby("state", sort=False)))):
         dash = _DASHES[number % len(_DASHES)]
-        for moment, look in looks(curves["moment"].unique()):
-            line = curves[curves["moment"] == moment].groupby("distance")["median"].median()
+        lines = curves.groupby(["moment", "distance"])["median"].median()
+        for moment, look in looks(lines.index.unique("moment")):
+            line = lines[moment]
             panel.plot(
                 line.index, line, color=style.colour, linestyle=(0, dash), **look,
                 label=str(state) if moment == "final" else None,

@@ -22,10 +22,11 @@ PARTS = {
     "seqbench.hooks": ("finish",),
     "seqbench.isolate": ("Pool._aside", "Pool._start"),
     "seqbench.recorder": (
-        "Recorder._commit", "Recorder._probe", "Recorder._test", "build", "check_contract", "fit",
+        "Recorder._commit", "Recorder._probe", "Recorder._test", "build", "check_contract",
     ),
     "seqbench.report.load": ("libraries",),
     "seqbench.sweep": ("plan", "run_sweep"),
+    "seqbench.train": ("Training.to_end",),
     "seqbench.worker": ("execute", "solve_widths"),
 }  # fmt: skip
 WHOLE = ("seqbench.worker",)  # whose import is a part too: it loads torch
