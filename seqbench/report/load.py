@@ -13,6 +13,7 @@ _LIBRARIES = (
     "seqbench.report.index",
     "matplotlib.backends.backend_svg",
     "scipy.stats",
+    "seaborn",
 )
 
 

@@ -68,8 +68,12 @@ def draw(table: pd.DataFrame, task: Task, labels: list[str]) -> Figure:
 def _median(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
     if curves.empty:
         return
+    import seaborn as sns
+
     wide = curves.pivot_table(index="step", columns="seed", values="score").ffill()
-    panel.plot(wide.index, wide.median(axis=1), **style.marked(), markersize=3.2)
+    middle = wide.median(axis=1)
+    sns.lineplot(x=middle.index, y=middle, ax=panel, legend=False, markersize=3.2, **style.marked())
+    panel.set(xlabel="", ylabel="")
 
 
 def shows(task: Task, grid: list[Cell], labels: list[str]) -> str:
