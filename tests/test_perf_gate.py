@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -354,9 +355,11 @@ def test_the_documented_command_compares_two_files_of_benchmarks(tmp_path):
     [documented_] = re.findall(r"^\S*pytest-benchmark (compare .*)$", page, flags=re.MULTILINE)
     (tmp_path / "test_x.py").write_text("def test_x(benchmark):\n    benchmark(sum, range(9))\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     for name in ("before", "after"):
         save = ["--benchmark-enable", f"--benchmark-save={name}", "-q", "-p", "no:xdist"]
-        subprocess.run([sys.executable, "-m", "pytest", "test_x.py", *save], cwd=tmp_path, check=True)
+        words = [sys.executable, "-m", "pytest", "test_x.py", *save]
+        subprocess.run(words, cwd=tmp_path, env=clean, check=True)
     program = Path(sys.executable).with_name("pytest-benchmark")
     said = subprocess.check_output([program, *shlex.split(documented_)], cwd=tmp_path, text=True)
     assert "before" in said

@@ -72,7 +72,8 @@ def _median(panel: Axes, curves: pd.DataFrame, style: theme.Style) -> None:
 
     wide = curves.pivot_table(index="step", columns="seed", values="score").ffill()
     middle = wide.median(axis=1)
-    sns.lineplot(x=middle.index, y=middle, ax=panel, legend=False, markersize=3.2, **style.marked())
+    look = {**style.marked(), "markersize": 3.2, "markeredgecolor": style.colour}
+    sns.lineplot(x=middle.index, y=middle, ax=panel, legend=False, **look)
     panel.set(xlabel="", ylabel="")
 
 
