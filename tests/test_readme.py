@@ -112,7 +112,7 @@ def test_every_local_link_leads_somewhere_and_no_placeholder_is_left():
     assert not re.search(r"\b[A-Z]+_NUMBERS\b|\bTODO\b", README)
 
 
-@pytest.mark.parametrize("name", ["default.html", "default.lesson.html"])
+@pytest.mark.parametrize("name", ["default.html", "default.lesson.html", "speed.html"])
 def test_the_sample_is_a_page_that_needs_nothing_else(name: str):
     page = (ROOT / "reports" / "sample" / name).read_text(encoding="utf-8")
     assert len(page.encode()) < 500_000
