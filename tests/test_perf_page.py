@@ -70,7 +70,7 @@ def test_machines_are_never_mixed(runs, out):
     assert ("CPU m1" in other, "CPU m0" in other) == (True, False)
     assert "2 checks; the newest" in newest
     assert "x1.003 [0.983, 1.023]" in newest
-    assert "1 checks; the newest" in other
+    assert "1 check; the newest" in other
     assert (newest.count("<svg viewBox"), other.count("<svg viewBox")) == (1, 1)
 
 

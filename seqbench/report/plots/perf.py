@@ -92,4 +92,5 @@ def shows(records: list[Record]) -> str:
     newest = records[-1]
     timed = [result for result in newest.results if result.timed]
     told = [f"{r.label} x{r.ratio:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in timed[:_MOST_MODELS]]
-    return f"{len(records)} checks; the newest, {newest.base} to {newest.head}: {'; '.join(told)}."
+    checks = f"{len(records)} check{'s' * (len(records) != 1)}"
+    return f"{checks}; the newest, {newest.base} to {newest.head}: {'; '.join(told)}."
