@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seqbench import locks, records
+from seqbench import collected, locks, records
+from seqbench.collected import Plan
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.plan import Unit
-from seqbench.records import NewerSchema, Run
+from seqbench.records import NewerSchema
 from seqbench.store import DamagedFile
-
-Plan = dict[str, Any]
 
 
 def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str], command: list[str]) -> Plan:
     """The plan of one command; models in the order they were named, runs with the number of their job."""
+    known: dict[int, dict[str, Any]] = {}  # all seeds of a job on a rung share it
+
+    def settings_of(job: Job) -> dict[str, Any]:
+        return known[id(job)] if id(job) in known else known.setdefault(id(job), settings(job))
+
     return {
         "sweep": sweep,
         "program": program,
@@ -43,7 +46,7 @@ def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str],
                 "seed": unit.seed,
                 "companion": unit.companion,
                 "base": unit.base,
-                "config": settings(unit.job),
+                "config": settings_of(unit.job),
             }
             for unit in units
         ],
@@ -51,7 +54,10 @@ def describe(jobs: list[Job], units: list[Unit], sweep: str, program: list[str],
 
 
 def write(folder: Path, new: Plan) -> tuple[Plan, str]:
-    """Write a command's plan together with the runs that earlier commands planned in the same sweep.
+    """Write a command's plan together with what the same sweep has of earlier commands and other machines.
+
+    Runs that no plan names, since their folders were copied here or the plan was lost, are found by their
+    records (:func:`seqbench.collected.grown`).
 
     Returns:
         The plan as written, and a remark for the user when the one before was damaged.
@@ -71,9 +77,9 @@ def write(folder: Path, new: Plan) -> tuple[Plan, str]:
             aside = folder / f"{records.PLAN_FILE}.damaged"
             with contextlib.suppress(OSError):
                 (folder / records.PLAN_FILE).replace(aside)
-            earlier = rebuilt(folder)
+            earlier = {"runs": [], "commands": []}
             remark = f"{error}; it is kept as {aside.name}, and its runs were found again by their records"
-        plan = extended(new, earlier)
+        plan, _ = collected.grown(extended(new, earlier), folder)
         records.write_plan(folder, plan)
     return plan, remark
 
@@ -96,38 +102,34 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
     are compared with. What stands on other ground (code, data, versions) stays on disk but out of the plan,
     so that the report never mixes it in.
     """
+    earlier = collected.tidy(earlier)
     asked = {run["asked"] for run in plan["runs"]}
-    ground: dict[str, set[str]] = {}
-    for run in plan["runs"]:
-        for part, value in _parts(run).items():
-            ground.setdefault(part, set()).add(value)
+    ground = collected.grounds(plan["runs"])
     kept = [
         entry
         for entry in earlier["runs"]
-        if entry.get("ground")  # else planned by a version that did not know
-        and entry["asked"] not in asked
-        and all(value in ground.get(part, {value}) for part, value in _parts(entry).items())
+        if not collected.cause(ground, entry) and entry.get("asked") not in asked
     ]
     same = [number for number, words in enumerate(earlier["commands"]) if [words] == plan["commands"]]
-    numbers = sorted({entry["command"] for entry in kept if entry["command"] < len(earlier["commands"])})
+    numbers = sorted(
+        {n for entry in kept if (n := entry.get("command", -1)) in range(len(earlier["commands"]))}
+    )
     numbers = [number for number in numbers if number not in same]  # repeated, it stands once, as the newest
     place = {number: position for position, number in enumerate(numbers)}
-    old = [{**entry, "command": place.get(entry["command"], len(numbers))} for entry in kept]
+    old = [{**entry, "command": place.get(entry.get("command"), len(numbers))} for entry in kept]
     named = {entry.get("asked") for entry in earlier["runs"] if not entry.get("companion")}
     new = [
         {**entry, "command": len(numbers), "companion": entry["companion"] and entry["asked"] not in named}
         for entry in _numbered(plan["runs"], earlier["runs"])
     ]
-    runs = [*new, *old]
-    contests = {(e.get("model"), e.get("task")) for e in runs if not e.get("companion")}
-    runs = [e for e in runs if not (e.get("companion") and (e.get("model"), e.get("task")) in contests)]
-    there = {model for model, _ in contests}
-    models = dict.fromkeys([*earlier.get("models", []), *plan["models"], *(entry["model"] for entry in old)])
+    runs = collected.without_beaten([*new, *old])
+    there = {model for model, _ in collected.contests(runs)}
+    models = dict.fromkeys([*earlier["models"], *plan["models"], *(entry["model"] for entry in old)])
     commands = [*(earlier["commands"][number] for number in numbers), *plan["commands"]]
     return {
         **plan,
         "commands": commands,
-        "reference": earlier["reference"] if earlier.get("reference") in there else plan["reference"],
+        "reference": earlier["reference"] if earlier["reference"] in there else plan["reference"],
         "models": [model for model in models if model in there],
         "runs": runs,
     }
@@ -135,50 +137,13 @@ def extended(plan: Plan, earlier: Mapping[str, Any]) -> Plan:
 
 def _numbered(runs: list[dict[str, Any]], earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Planned runs with the numbers of their jobs in the whole sweep: the old ones of jobs known before."""
-    known = {entry["asked"]: entry["job"] for entry in earlier if "job" in entry and entry.get("ground")}
+    known = {entry["asked"]: entry["job"] for entry in earlier if {"asked", "job", "ground"} <= entry.keys()}
     numbers: dict[int, int] = {}
     for entry in runs:
         if entry["asked"] in known:
             numbers.setdefault(entry["job"], known[entry["asked"]])
     free = max(known.values(), default=-1) + 1
     return [{**entry, "job": numbers.get(entry["job"], free + entry["job"])} for entry in runs]
-
-
-def _parts(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The ground of a planned run, by what must be equal to compare: its model's, its task's, ..."""
-    ground = entry["ground"]
-    parts = {"code": ground["code"]}
-    parts |= {f"{group} {entry[group]}": ground[group] for group in ("model", "task")}
-    return parts | ({"machine": ground["machine"]} if entry["kind"] == "speed" else {})
-
-
-def rebuilt(folder: Path) -> Plan:
-    """The runs of a sweep whose plan is lost, from the records themselves; who planned them is not known."""
-    runs = [
-        {
-            "folder": place.name,
-            "command": 0,
-            "ground": dict(run.ground),
-            "config": dict(run.config),
-            "companion": run.metrics.get("companion") is True,
-            "base": "",  # a trial is then told by its model's name
-            **{key: getattr(run, key) for key in _OF_A_RUN},
-        }
-        for place, run in _recorded(folder)
-    ]
-    return {"commands": [], "runs": runs}
-
-
-_OF_A_RUN = ("identity", "asked", "kind", "label", "task", "rung", "model", "seed")
-
-
-def _recorded(folder: Path) -> Iterator[tuple[Path, Run]]:
-    """Every run below a sweep's folder that has a record."""
-    with os.scandir(folder) as places:
-        for place in sorted(places, key=lambda one: one.name):
-            if place.is_dir(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError, DamagedFile):
-                    yield Path(place.path), records.read_run(Path(place.path))
 
 
 def tally(folder: Path, plan: Plan) -> str:

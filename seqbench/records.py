@@ -9,6 +9,7 @@ ever executed, imported or unpickled.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import store
+from seqbench.errors import UsageError
 from seqbench.secret import mask
 from seqbench.store import DamagedFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA = 2
+SCHEMA, PLAN_SCHEMA = 2, 3
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"
 EVENTS_FILE = "events.jsonl"  # progress while a run is at work; gone once it is committed
@@ -34,6 +36,9 @@ STATUSES = (
 )  # fmt: skip
 ENDED = ("done", "diverged")  # statuses that the settings decide: running again would give the same
 _MOST_TABLE_BYTES = 256 << 20
+_MOST_PLAN_BYTES = 256 << 20
+_SHARED = ("config", "ground")  # of a planned run: what many runs have alike, written once
+_MOST_LEVELS = 64
 _MOST_CELLS = 30_000_000
 _MOST_LOG_BYTES = 1 << 20
 _CODECS = ("SNAPPY", "UNCOMPRESSED")  # what is written here, and what cannot blow up when unpacked
@@ -146,7 +151,7 @@ def read_run(folder: Path) -> Run:
         DamagedFile: the record does not verify, or is of a newer schema.
     """
     path = folder / RUN_FILE
-    plain = store.unsealed(path, _of_known_schema(path, store.read_json(path)))
+    plain = store.unsealed(path, _of_known_schema(path, store.read_json(path), SCHEMA))
     for schema in range(plain["schema"], SCHEMA):
         plain = _RUN_MIGRATIONS[schema](plain)
     try:
@@ -158,12 +163,12 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def _of_known_schema(path: Path, plain: dict[str, Any]) -> dict[str, Any]:
+def _of_known_schema(path: Path, plain: dict[str, Any], newest: int) -> dict[str, Any]:
     schema = plain.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise DamagedFile(f"{path}: schema {schema!r:.20}, expected a number from 1 to {SCHEMA}")
-    if schema > SCHEMA:
-        raise NewerSchema(f"{path}: schema {schema}, this version reads up to {SCHEMA}: use a newer seqbench")
+        raise DamagedFile(f"{path}: schema {schema!r:.20}, expected a number from 1 to {newest}")
+    if schema > newest:
+        raise NewerSchema(f"{path}: schema {schema}, this version reads up to {newest}: use a newer seqbench")
     return plain
 
 
@@ -177,21 +182,49 @@ def _wrong(run: Run) -> str:
     groups = (run.config, run.ground, run.card, run.environment, run.metrics, run.files)
     if not all(isinstance(group, Mapping) for group in groups):
         return "a group of facts is not an object"
+    if not all(shallow(group) for group in groups):
+        return "a group of facts is nested too deeply"
     for name, expected in run.files.items():
         if not (_FILE_NAME.fullmatch(name) and isinstance(expected, str) and _SHA256.fullmatch(expected)):
             return f"impossible file {name!r:.80}"
     return ""
 
 
+def shallow(plain: object) -> bool:
+    """Whether plain data is nested no deeper than settings and facts are, so that it can be walked."""
+    level: list[Any] = [plain]
+    for _ in range(_MOST_LEVELS):
+        groups = [one.values() if isinstance(one, Mapping) else one for one in level if _has_parts(one)]
+        if not (level := [part for group in groups for part in group]):
+            return True
+    return False
+
+
+def _has_parts(value: object) -> bool:
+    return isinstance(value, Mapping | list | tuple)
+
+
 def files_intact(folder: Path, run: Run) -> bool:
     """Whether every file of a run is there and has the content that the record says."""
     try:
-        return all(
-            store.sha256(store.read_bytes(folder / name, _MOST_TABLE_BYTES)) == expected
-            for name, expected in run.files.items()
-        )
+        for name in run.files:
+            verified(folder, run, name)
     except (FileNotFoundError, DamagedFile):
         return False
+    return True
+
+
+def verified(folder: Path, run: Run, name: str) -> bytes:
+    """The content of a file of a run.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        DamagedFile: it is not what the record says.
+    """
+    content = store.read_bytes(folder / name, _MOST_TABLE_BYTES)
+    if store.sha256(content) != run.files[name]:
+        raise DamagedFile(f"{folder / name}: content does not match its checksum")
+    return content
 
 
 def read_table(folder: Path, run: Run, name: str) -> pa.Table | None:
@@ -202,16 +235,13 @@ def read_table(folder: Path, run: Run, name: str) -> pa.Table | None:
     Raises:
         DamagedFile: the file is missing, differs from what the record says, or is no table of ours.
     """
-    expected = run.files.get(f"{name}.parquet")
-    if expected is None:
-        return None
     path = folder / f"{name}.parquet"
+    if path.name not in run.files:
+        return None
     try:
-        content = store.read_bytes(path, _MOST_TABLE_BYTES)
+        content = verified(folder, run, path.name)
     except FileNotFoundError as error:
         raise DamagedFile(f"{path}: missing") from error
-    if store.sha256(content) != expected:
-        raise DamagedFile(f"{path}: content does not match its checksum")
     return _table(path, content)
 
 
@@ -259,8 +289,18 @@ def _plain_number(kind: pa.DataType) -> bool:
 
 
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Write the plan of a sweep, whole and sealed."""
-    store.write_sealed(folder / PLAN_FILE, {**plan, "schema": SCHEMA})
+    """Write the plan of a sweep, whole and sealed; settings and ground that runs have alike stand there once.
+
+    Raises:
+        UsageError: there are too many runs for one plan.
+    """
+    path = folder / PLAN_FILE
+    try:
+        store.write_sealed(
+            path, {**_shared(plan), "schema": PLAN_SCHEMA}, indent=None, limit=_MOST_PLAN_BYTES
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}: {len(plan['runs'])} runs are too many for one sweep; split it") from None
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -271,14 +311,50 @@ def read_plan(folder: Path) -> dict[str, Any]:
         DamagedFile: it does not verify, or is of a newer schema.
     """
     path = folder / PLAN_FILE
-    plain = _of_known_schema(path, store.read_json(path))
+    plain = _of_known_schema(path, store.read_json(path, _MOST_PLAN_BYTES), PLAN_SCHEMA)
     if plain["schema"] > 1:  # the first schema had no seal
         plain = store.unsealed(path, plain)
-    for schema in range(plain["schema"], SCHEMA):
+    for schema in range(plain["schema"], PLAN_SCHEMA):
         plain = _PLAN_MIGRATIONS[schema](plain)
     if not isinstance(plain.get("runs"), list):
         raise DamagedFile(f"{path}: not a plan")
-    return plain
+    return _unshared(plain)
+
+
+def _shared(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan whose runs give the places of their settings and ground in lists."""
+    tables: dict[str, dict[str, int]] = {name: {} for name in _SHARED}
+    known: dict[int, int] = {}  # what is one object needs no second look
+
+    def place(name: str, value: Mapping[str, Any]) -> int:
+        if id(value) not in known:
+            text = json.dumps(store.json_safe(value), sort_keys=True)
+            known[id(value)] = tables[name].setdefault(text, len(tables[name]))
+        return known[id(value)]
+
+    runs = [
+        {**run, **{name: place(name, run[name]) for name in _SHARED if isinstance(run.get(name), Mapping)}}
+        if isinstance(run, Mapping)
+        else run
+        for run in plan["runs"]
+    ]
+    return {
+        **plan,
+        "runs": runs,
+        "shared": {name: [*map(json.loads, found)] for name, found in tables.items()},
+    }
+
+
+def _unshared(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan as it was before :func:`_shared`; a place that does not exist stays what it is."""
+    shared = plan.pop("shared", None)
+    tables = {name: shared.get(name) for name in _SHARED} if isinstance(shared, dict) else {}
+    for run in plan["runs"]:
+        for name, table in tables.items() if isinstance(run, dict) else ():
+            place = run.get(name)
+            if isinstance(table, list) and type(place) is int and 0 <= place < len(table):
+                run[name] = table[place]
+    return plan
 
 
 # Migrations: from each schema to the next. tests/golden holds a sweep of every schema there ever was.
@@ -297,6 +373,11 @@ def _plan_from_1(plain: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "commands": [plain.pop("command", [])], "schema": 2}
 
 
+def _plan_from_2(plain: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 writes once what runs have alike; in memory it is the same."""
+    return {**plain, "schema": 3}
+
+
 _Migration = Callable[[dict[str, Any]], dict[str, Any]]
 _RUN_MIGRATIONS: Mapping[int, _Migration] = {1: _run_from_1}
-_PLAN_MIGRATIONS: Mapping[int, _Migration] = {1: _plan_from_1}
+_PLAN_MIGRATIONS: Mapping[int, _Migration] = {1: _plan_from_1, 2: _plan_from_2}

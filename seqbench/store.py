@@ -168,22 +168,35 @@ def json_safe(value: Any) -> Any:
     return [json_safe(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_sealed(path: Path, plain: Mapping[str, Any]) -> None:
-    """Write plain data as JSON that carries the hash of itself."""
+def write_sealed(
+    path: Path, plain: Mapping[str, Any], *, indent: int | None = 1, limit: int = MOST_JSON_BYTES
+) -> None:
+    """Write plain data as JSON that carries the hash of itself.
+
+    Args:
+        indent: spaces by which each level is moved in, on lines of their own; None: all on one line, which
+            is a third as long to write.
+
+    Raises:
+        ValueError: more than ``limit`` bytes, which :func:`read_json` would refuse.
+    """
     safe = json_safe(plain)
     safe["sha256"] = digest(safe)
-    write_file(path, (json.dumps(safe, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    content = (json.dumps(safe, indent=indent, sort_keys=True, allow_nan=False) + "\n").encode()
+    if len(content) > limit:
+        raise ValueError(f"{path}: {len(content)} bytes, more than {limit}")
+    write_file(path, content)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """Read an object of JSON from a folder that nobody vouches for.
 
     Raises:
-        DamagedFile: not valid JSON, not an object, or not a regular file of sensible size.
+        DamagedFile: not valid JSON, not an object, or not a regular file of at most ``limit`` bytes.
         FileNotFoundError: no such file.
     """
     try:
-        plain = json.loads(read_bytes(path, MOST_JSON_BYTES), parse_constant=_refuse)
+        plain = json.loads(read_bytes(path, limit), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path}: not valid JSON: {error}") from error
     if not isinstance(plain, dict):

@@ -105,13 +105,18 @@ def test_a_plan_never_mixes_runs_of_other_ground(make_job, tmp_path, part, kept)
     assert len(extended(new, old)["runs"]) - len(new["runs"]) == (len(units) if kept else 0)
 
 
-def test_speed_of_another_machine_and_a_changed_plugin_of_the_same_name_are_not_mixed_in(make_job, tmp_path):
-    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "old")
+def test_speed_of_another_machine_stays_for_the_page_to_keep_apart(make_job, tmp_path):
+    old, units = written([make_job("gru", seeds=[0])], tmp_path, "old")
     for run in old["runs"]:
         run["ground"]["machine"] = "other"
     new, _ = written([make_job("lstm", seeds=[0])], tmp_path, "new")
     mixed = [run for run in extended(new, old)["runs"] if run["model"] == "gru"]
-    assert {run["kind"] for run in mixed} == {"train"}
+    assert {run["identity"] for run in mixed} == {unit.identity for unit in units}
+    assert {run["kind"] for run in mixed} == {"train", "speed"}
+
+
+def test_a_changed_plugin_of_the_same_name_is_not_mixed_in(make_job, tmp_path):
+    old, _ = written([make_job("gru", seeds=[0])], tmp_path, "old")
     for run in old["runs"]:
         run["ground"]["model"] = "an older source"
     new, _ = written([make_job("gru", seeds=[7])], tmp_path, "new")
@@ -141,10 +146,10 @@ def test_the_runs_of_a_damaged_plan_are_found_again(make_job, tmp_path):
     assert set(found) == {unit.identity for unit in units[:3]}
     original = {run["identity"]: run for run in first["runs"]}
     for identity, run in found.items():
-        expected = {key: value for key, value in original[identity].items() if key != "job"}
-        assert {**run, "command": 0, "config": {}} == {**expected, "command": 0, "config": {}}
+        same = {"command": 0, "config": {}, "job": 0}
+        assert {**run, **same} == {**original[identity], **same}
     assert both["commands"] == [["model=lstm"]]
-    assert records.read_plan(tmp_path) == both | {"schema": records.SCHEMA}
+    assert records.read_plan(tmp_path) == both | {"schema": records.PLAN_SCHEMA}
     assert ledger.write(tmp_path, second)[1] == ""
 
 
@@ -153,7 +158,7 @@ def test_a_plan_of_a_newer_version_is_left_alone(make_job, tmp_path):
     ledger.write(tmp_path, new)
     path = tmp_path / records.PLAN_FILE
     path.write_text(
-        path.read_text().replace(f'"schema": {records.SCHEMA}', f'"schema": {records.SCHEMA + 1}')
+        path.read_text().replace(f'"schema": {records.PLAN_SCHEMA}', f'"schema": {records.PLAN_SCHEMA + 1}')
     )
     before = path.read_bytes()
     with pytest.raises(UsageError, match="use a newer seqbench, or choose another sweep=NAME"):

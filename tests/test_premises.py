@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import FIVE, Work, card, changed, small, tables, timing, training, usual, write_sweep
+from made import FIVE, Work, card, changed, small, tables, training, usual, write_sweep
 from test_report_tuning import trial
 
 from seqbench import records, stats
 from seqbench.metric import SQUARED_ERROR
 from seqbench.records import Run
 from seqbench.report import aggregate, theme
+from seqbench.report.doubt import more_seeds
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render
 from seqbench.report.plots import profile
-from seqbench.report.premises import Finding, data_identity, premises, speed_premises
+from seqbench.report.premises import Finding, data_identity, premises
 from seqbench.report.summary import cells
 from seqbench.report.verdict import Comparison, barred, compare, headline, verdicts
 from seqbench.stats import Outcome
@@ -57,7 +58,7 @@ def whats(found: list[Finding]) -> list[str]:
 
 def test_a_fair_sweep_has_nothing_against_it(tmp_path: Path):
     sweep = read(tmp_path, usual(FIVE))
-    assert premises(sweep) == speed_premises(sweep) == speed_premises(sweep, "train") == []
+    assert premises(sweep) == sweep.clocks.words() == []
     assert data_identity(sweep) == (6, [])
     assert Outcome.REFUSED not in {c.judged.outcome for c in compare(sweep, whole=True)}
 
@@ -199,29 +200,6 @@ def test_a_seed_that_was_tuned_on_is_refused_for_all_that_stand_beside_it(tmp_pa
     assert found["lstm"].words == "refused: tuned on evaluation seeds (lstm seed 1)"
     assert found["gru"].judged.outcome is Outcome.BETTER
     assert [finding.separates("gru", "lstm") for finding in premises(sweep)] == [True]
-
-
-def test_times_of_two_machines_have_no_ranking_but_scores_do(tmp_path: Path):
-    work = [
-        *runs(),
-        timing("rnn"),
-        timing("lstm"),
-        timing("gru", environment={"cpu": "another", "threads": 1}),
-    ]
-    sweep = read(tmp_path, work)
-    assert premises(sweep) == []
-    (finding,) = speed_premises(sweep)
-    assert finding.about("gru", "rnn") == "times from different machines (cpu)"
-    assert finding.separates("gru", "rnn")
-    assert not finding.separates("lstm", "rnn")
-    assert whats(speed_premises(read(tmp_path / "one", work[:-1]))) == []
-
-
-def test_one_model_timed_on_two_machines_is_comparable_with_none(tmp_path: Path):
-    pair = [timing("rnn"), timing("rnn", environment={"cpu": "another", "threads": 1})]
-    (finding,) = speed_premises(read(tmp_path, [*runs(), *pair, timing("gru")]))
-    assert "several machines" in finding.note
-    assert finding.separates("gru", "rnn")
 
 
 # Sizes and other settings
@@ -447,7 +425,8 @@ def test_equal_scores_of_three_seeds_are_no_proof_where_other_models_vary(tmp_pa
     beside = by_label(read(tmp_path / "b", scored(LUCKY | MIXED)))["gru"]
     assert beside.judged.outcome is Outcome.UNDECIDED
     assert beside.result.high - beside.result.low > 0.5
-    assert f"a difference like this one takes about {beside.judged.needed} seeds" in beside.words
+    assert beside.judged.needed is not None
+    assert more_seeds(beside.judged.needed, 3, range(3)) in beside.words
 
 
 def test_from_five_seeds_on_every_difference_has_its_own_spread(tmp_path: Path):
@@ -695,7 +674,7 @@ def test_a_profile_is_drawn_and_told(tmp_path: Path):
 @pytest.mark.parametrize("work", [[], small({"gru": 0.998}), [(training("gru", 16, 0, 0.5), tables(0.5))]])
 def test_nothing_to_compare_is_nothing_to_refuse(tmp_path: Path, work: list[Work]):
     sweep = read(tmp_path, work)
-    assert premises(sweep) == speed_premises(sweep) == aggregate.standings(sweep) == []
+    assert premises(sweep) == sweep.clocks.words() == aggregate.standings(sweep) == []
     assert aggregate.table(sweep, []) is None
     assert (aggregate.words(sweep, []), profile.plot(sweep)) == ("", None)
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqbench import records, store
+from seqbench.errors import UsageError
 from seqbench.records import Run
 from seqbench.store import DamagedFile
 
@@ -215,7 +216,7 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("schema-*"))
 @pytest.mark.parametrize("sweep", GOLDEN, ids=[path.name for path in GOLDEN])
 def test_every_schema_there_ever_was_is_still_read(sweep):
     plan = records.read_plan(sweep)
-    assert plan["schema"] == records.SCHEMA
+    assert plan["schema"] == records.PLAN_SCHEMA
     assert plan["commands"][0][0] == "-m"
     assert plan["runs"]
     for entry in plan["runs"]:
@@ -294,3 +295,44 @@ def forge(folder, table: pa.Table, **options: str) -> None:
     pq.write_table(table, folder / "steps.parquet", **options)
     content = (folder / "steps.parquet").read_bytes()
     rewrite(folder, files={"steps.parquet": store.sha256(content)})
+
+
+def test_a_plan_that_says_the_settings_of_every_run_is_still_read(tmp_path):
+    """The second schema."""
+    runs = [{"folder": f"r{seed}", "config": {"lr": 0.1}, "ground": {"code": "a"}} for seed in range(2)]
+    plan = {"commands": [["-m"]], "runs": runs}
+    store.write_sealed(tmp_path / records.PLAN_FILE, {**plan, "schema": 2})
+    assert records.read_plan(tmp_path) == {**plan, "schema": records.PLAN_SCHEMA}
+
+
+def test_what_planned_runs_have_alike_is_written_once(tmp_path):
+    def size(seeds: int) -> int:
+        run = {"config": {"text": "x" * 1000, "none": float("nan")}, "ground": {"code": "a" * 16}}
+        plan = {"runs": [{"folder": f"r{seed}", **run} for seed in range(seeds)], "commands": []}
+        records.write_plan(tmp_path, plan)
+        read = records.read_plan(tmp_path)["runs"]
+        assert [one["folder"] for one in read] == [one["folder"] for one in plan["runs"]]
+        assert {one["config"]["text"] for one in read} == {"x" * 1000}
+        assert read[-1]["config"]["none"] is None
+        return (tmp_path / records.PLAN_FILE).stat().st_size
+
+    assert size(20) < size(1) + 20 * 100
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [5, {}, {"config": 3}, {"config": []}, {"config": [{}], "ground": None}, {"config": {"0": {}}}],
+)
+@pytest.mark.parametrize("place", [0, 7, -1, True, None, "zero", {}])
+def test_places_in_a_plan_that_do_not_exist_harm_nothing(tmp_path, shared, place):
+    plan = {"runs": [{"config": place, "ground": place}, 3], "shared": shared, "schema": records.PLAN_SCHEMA}
+    store.write_sealed(tmp_path / records.PLAN_FILE, plan)
+    assert len(records.read_plan(tmp_path)["runs"]) == 2
+
+
+def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    records.write_plan(tmp_path, {"runs": [], "commands": []})
+    monkeypatch.setattr(records, "_MOST_PLAN_BYTES", 300)
+    with pytest.raises(UsageError, match="9 runs are too many for one sweep; split it"):
+        records.write_plan(tmp_path, {"runs": [{"folder": "x" * 40} for _ in range(9)], "commands": []})
+    assert records.read_plan(tmp_path)["runs"] == []

@@ -33,9 +33,11 @@ from made import (
 from rich.console import Console
 
 from seqbench import hooks, records
+from seqbench.collected import UNKNOWN
 from seqbench.errors import UsageError
 from seqbench.report import __main__ as command
 from seqbench.report import facts, page, summary, theme
+from seqbench.report.doubt import more_seeds
 from seqbench.report.frame import Sweep, read_sweep
 from seqbench.report.page import render, write_page
 from seqbench.report.premises import data_identity
@@ -267,9 +269,10 @@ def test_finished_runs_that_no_plan_names_are_counted_and_left_out(tmp_path: Pat
     plan = records.read_plan(folder)
     records.write_plan(folder, {**plan, "runs": plan["runs"][:1]})
     sweep = read_sweep(folder)
-    assert (len(sweep.runs), sweep.left_out) == (1, 1)
-    assert "Left out of this page: 1 finished" in html.unescape(render(sweep))
-    assert "left out: 1 finished with other code" in finish(folder, tmp_path / "reports", 80)[1]
+    assert (len(sweep.runs), dict(sweep.left_out)) == (1, {UNKNOWN: 1})
+    told = f"1 finished runs of this folder ({UNKNOWN}: 1)"
+    assert f"Left out of this page: {told}" in html.unescape(render(sweep))
+    assert f"left out: {told}" in finish(folder, tmp_path / "reports", 120)[1]
 
 
 def test_runs_of_different_code_are_not_called_comparable(tmp_path: Path):
@@ -511,7 +514,7 @@ def test_the_report_imports_no_torch_and_no_hydra(tmp_path: Path):
         "bad = {'torch', 'hydra', 'omegaconf'} & set(sys.modules)\n"
         "own = {m for m in sys.modules if m.startswith('seqbench.')}\n"
         "allowed = ('seqbench.report', 'seqbench.records', 'seqbench.stats', 'seqbench.errors', "
-        "'seqbench.store', 'seqbench.secret', 'seqbench.locks', 'seqbench.metric')\n"
+        "'seqbench.store', 'seqbench.secret', 'seqbench.locks', 'seqbench.metric', 'seqbench.collected')\n"
         "bad |= {m for m in own if not m.startswith(allowed)}\n"
         "sys.exit(str(bad) if bad else 0)\n"
     )
@@ -583,7 +586,8 @@ def test_a_difference_that_only_the_correction_takes_away_is_explained(tmp_path:
     (gru,) = [c for c in compare(sweep, whole=True) if c.label == "gru"]
     assert gru.result.low > 0
     words = "its own interval excludes 0, but not after correction for 8 comparisons"
-    needed = f"a difference like this one takes about {gru.judged.needed} seeds"
+    assert gru.judged.needed is not None
+    needed = more_seeds(gru.judged.needed, 4, range(4))
     assert gru.words == f"cannot tell (could detect {gru.judged.detectable:.2g}; {words}; {needed})"
     assert gru.judged.detectable > gru.result.mean
     text = html.unescape(render(sweep))

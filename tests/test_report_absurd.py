@@ -12,8 +12,9 @@ import pytest
 from made import Work, card, tables, training, write_sweep
 
 from seqbench.records import Run
-from seqbench.report.frame import read_sweep, tamed
+from seqbench.report.frame import read_sweep
 from seqbench.report.page import render
+from seqbench.report.planned import tamed
 
 HUGE = 10**400
 

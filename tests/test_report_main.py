@@ -335,17 +335,6 @@ def test_more_points_than_names_fit_have_a_legend(tmp_path: Path):
     assert len(drawn.axes[0].texts) == 0
 
 
-def test_speeds_of_different_machines_have_no_front(tmp_path: Path):
-    work = usual({"rnn": 0.1, "gru": 0.9}, seeds=1)
-    assert 'id="figure-pareto0"' in render(read(tmp_path / "same", work))
-    run, columns = work[-1]
-    assert run.kind == "speed"
-    work[-1] = (dataclasses.replace(run, environment={**run.environment, "cpu": "another"}), columns)
-    text = html.unescape(render(read(tmp_path / "mixed", work)))
-    assert 'id="figure-pareto0"' not in text
-    assert "Speeds are not ranked." in text
-
-
 # The noise
 
 

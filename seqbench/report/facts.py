@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from seqbench.collected import in_words
 from seqbench.report import baselines, premises
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.label import clean, printable
@@ -244,10 +245,14 @@ def _environment(raw: object) -> dict[str, str]:
 
 def others_busy(sweep: Sweep) -> tuple[float, float] | None:
     """Fewest and most cores that anything else kept busy during a speed measurement, or None."""
+    clock = sweep.clocks.of.get("speed")
+    elsewhere = clock.folders if clock else frozenset()
     found = [
         float(value)
-        for run in sweep.records.values()
-        if run.kind == "speed" and isinstance(value := run.metrics.get("others_busy_cores"), int | float)
+        for name, run in sweep.records.items()
+        if run.kind == "speed"
+        and name not in elsewhere
+        and isinstance(value := run.metrics.get("others_busy_cores"), int | float)
     ]
     return (min(found), max(found)) if found else None
 
@@ -269,16 +274,15 @@ def warnings(sweep: Sweep) -> list[str]:
         found.append(f"{pending} of {len(sweep.runs)} runs have no record yet: this is half a sweep.")
     if sweep.left_out:
         found.append(
-            f"Left out of this page: {sweep.left_out} finished, made in this folder with other code, data, "
-            "versions or settings, and so not comparable with these."
+            f"Left out of this page: {sum(sweep.left_out.values())} finished runs of this folder "
+            f"({in_words(sweep.left_out)})."
         )
     mixed = [name for name, values in environments(sweep) if len(values) > 1]
     if any(name == "code sha256" or name.endswith(" version") for name in mixed):
         found.append(f"The runs were made with different code or versions ({', '.join(mixed[:8])}).")
     elif mixed:
-        found.append(
-            f"The runs come from different environments ({', '.join(mixed[:8])}); compare times with care."
-        )
+        found.append(f"The runs come from different environments ({', '.join(mixed[:8])}).")
+    found += sweep.clocks.words()
     found += [f"Not readable: {problem}" for problem in sweep.problems[:20]]
     return found
 

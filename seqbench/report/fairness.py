@@ -106,8 +106,12 @@ def _by(sweep: Sweep, runs: pd.DataFrame) -> str:
     return "none" if fixed or one not in AXES else one
 
 
-def table(found: list[Cost]) -> Table | None:
-    """Costs of every model with its rank along each axis, the cheapest first; None without any cost."""
+def table(found: list[Cost], clock: str = "") -> Table | None:
+    """Costs of every model with its rank along each axis, the cheapest first; None without any cost.
+
+    Args:
+        clock: the end of its caption, where the times of several machines were recorded.
+    """
     axes = [axis for axis in AXES if any(math.isfinite(cost.of(axis)) for cost in found)]
     if not axes or len({cost.label for cost in found}) < 2:
         return None
@@ -131,7 +135,8 @@ def table(found: list[Cost]) -> Table | None:
                 ]
             )
     return Table(
-        "What each model costs, at the largest size; ranks among models that were matched in the same way",
+        "What each model costs, at the largest size; ranks among models that were matched in the same way"
+        + clock,
         heads,
         rows,
     )

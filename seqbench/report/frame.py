@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-import os
-import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,25 +12,25 @@ from typing import Any
 import pandas as pd
 
 from seqbench import records, store
-from seqbench.errors import UsageError
 from seqbench.records import Run
+from seqbench.report import planned
+from seqbench.report.clocks import WHOLLY_TIMES, WITH_TIMES, Clocks, read_clocks, without_times
 from seqbench.report.columns import COLUMNS, Part, joined, raw_table, texts
 from seqbench.report.label import clean, distinct, flat, label
+from seqbench.report.planned import Planned
 from seqbench.report.task import Task, mapping, metric_of, read_tasks
 from seqbench.report.varied import MODEL_SETTINGS, task_settings, varied
 from seqbench.store import DamagedFile
 
 UNFINISHED = ("pending", "damaged")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _LOG_BYTES, _LOG_LINES, _LINE = 4 << 20, 12, 240
 _MOST_COMMANDS = 20
-_LARGEST = 1e100
 _RUN_COLUMNS = [
     "folder", "kind", "label", "model", "task", "rung", "seed", "status", "error", "log", "companion",
     "test_score", "test_accuracy", "test_loss", "test_answers", "solved", "solved_step", "solved_cpu_s",
     "steps", "train_cpu_s", "train_wall_s", "trained_tokens", "parameters", "matched_parameters", "width",
     "kernel", "causal", "readout", "canary", "training_memory_bytes", "peak_memory_bytes", "best_valid_score",
-    "oracle_score", "first_batch_sha256", "data_sha256", "kernel_found", "calls_per_step",
+    "oracle_score", "first_batch_sha256", "data_sha256", "kernel_found", "calls_per_step", "elsewhere",
 ]  # fmt: skip
 
 
@@ -44,14 +40,16 @@ class Sweep:
 
     Attributes:
         runs: one row per planned run, with its status and metrics; ``companion`` marks canaries that ran
-            beside the comparison, whose scores are floors of their task; kind "trial" is a run of tuning.
+            beside the comparison, whose scores are floors of their task; kind "trial" is a run of tuning;
+            ``elsewhere`` marks those whose times are not shown, as they are of another machine.
         commands, program: what followed the program's name in each command that added runs (the newest
             last), and the words that start it (none: not known).
         reference: label that the others are compared with, or None.
         labels: models in the order of the plan, variants of a model in that of their declaration.
         records: each run that has a record, by folder.
-        left_out: finished runs in the folder that belong to no plan: made with other code, data or settings.
+        left_out: finished runs in the folder that cannot stand beside those of the plan, counted by cause.
         problems: what could not be read, in words.
+        clocks: the machines whose times are shown; those of others are missing in ``runs`` and tables.
     """
 
     folder: Path
@@ -63,8 +61,9 @@ class Sweep:
     tasks: list[Task]
     runs: pd.DataFrame
     records: dict[str, Run]
-    left_out: int
+    left_out: Mapping[str, int]
     problems: list[str]
+    clocks: Clocks
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def read_all(self) -> None:
@@ -139,141 +138,40 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UsageError: the folder has no valid plan; says what would be right.
     """
-    plan = _read_plan(folder)
-    entries = [entry for entry in map(_entry, plan["runs"]) if entry is not None]
-    problems = [f"{len(plan['runs']) - len(entries)} entries of plan.json are not runs"]
-    problems = problems if len(entries) < len(plan["runs"]) else []
-    found: dict[str, Run] = {}
+    holding = planned.read(folder)
+    plan, entries = holding.plan, [one.entry for one in holding.runs]
+    found = {one.entry["folder"]: one.run for one in holding.runs if one.run is not None}
     model_keys, task_keys = varied(entries)
-    rows: list[dict[str, Any]] = []
-    for entry in entries:
-        status, run, reason = _record(folder, entry)
-        if run is not None:
-            found[entry["folder"]] = run
-        if status == "damaged":
-            problems.append(f"{entry['folder']}: {reason}")
-        rows.append(_row(folder, entry, status, run, reason, model_keys, task_keys))
+    rows = [_row(folder, one, model_keys, task_keys) for one in holding.runs]
     _name_trials(rows, entries)
+    clocks = read_clocks(rows, found)
+    rows = [clocks.shown(row) for row in rows]
     runs = pd.DataFrame(rows, columns=_RUN_COLUMNS).astype({"rung": "Int64", "seed": "Int64"})
-    labels = _labels(runs, _list(plan.get("models")), [_job(entry) for entry in entries])
+    labels = _labels(runs, planned.as_list(plan.get("models")), [planned.job(entry) for entry in entries])
     return Sweep(
         folder=folder,
         name=clean(folder.resolve().name, 200),
-        commands=[_words(command) for command in _list(plan.get("commands"))[-_MOST_COMMANDS:]],
-        program=_words(plan.get("program")),
+        commands=[planned.words(c) for c in planned.as_list(plan.get("commands"))[-_MOST_COMMANDS:]],
+        program=planned.words(plan.get("program")),
         reference=_reference(runs, labels, plan.get("reference")),
         labels=labels,
         tasks=read_tasks(runs, found),
         runs=runs,
         records=found,
-        left_out=_left_out(folder, {entry["folder"] for entry in entries}),
-        problems=problems,
+        left_out=holding.left_out,
+        problems=holding.problems,
+        clocks=clocks,
     )
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    try:
-        return records.read_plan(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        reason = "no such folder" if not folder.is_dir() else f"it has no {records.PLAN_FILE}"
-        raise UsageError(f"{folder}: {reason}; give the folder of a sweep, like runs/NAME") from None
-    except (DamagedFile, OSError) as error:
-        raise UsageError(
-            f"{error}; give the folder of a sweep, like runs/NAME, or repeat its command: runs that are "
-            "whole are reused"
-        ) from None
-
-
-def _left_out(folder: Path, planned: set[str]) -> int:
-    """Finished runs that no plan names any more."""
-    count = 0
-    with os.scandir(folder) as places:
-        for place in places:
-            if place.name not in planned and place.is_dir(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError, DamagedFile, OSError):
-                    count += records.read_run(Path(place.path)).status in records.ENDED
-    return count
-
-
-def _entry(raw: object) -> dict[str, Any] | None:
-    """A run of the plan with the types it must have; None for anything else.
-
-    A folder must be a plain name, so that a plan can never make the report read outside its sweep.
-    """
-    if not isinstance(raw, dict) or raw.get("kind") not in ("train", "speed", "trial"):
-        return None
-    name, seed, rung = raw.get("folder"), raw.get("seed"), raw.get("rung")
-    texts = [raw.get("model"), raw.get("task")]
-    usable = (
-        isinstance(name, str)
-        and _PLAIN_NAME.fullmatch(name) is not None
-        and all(isinstance(text, str) for text in texts)
-        and _whole(seed)
-        and (rung is None or _whole(rung))
-    )
-    return {**raw, "config": mapping(raw.get("config"))} if usable else None
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _words(value: object) -> list[str]:
-    return [clean(word, 500) for word in _list(value)[:200]]
-
-
-def _record(folder: Path, entry: Mapping[str, Any]) -> tuple[str, Run | None, str]:
-    """Status, record and reason of a planned run."""
-    place = folder / entry["folder"]
-    if place.is_symlink():
-        return "damaged", None, "a link instead of a folder"
-    try:
-        run = records.read_run(place)
-    except (FileNotFoundError, NotADirectoryError):
-        return "pending", None, ""
-    except (DamagedFile, OSError, ValueError, TypeError, RecursionError) as error:
-        return "damaged", None, clean(str(error).replace(f"{folder}/", ""), 300)
-    if run.identity != entry.get("identity"):
-        return "damaged", None, "the record is not of the planned run"
-    if not records.files_intact(place, run):
-        return "damaged", None, "a file is missing or not what the record says"
-    return run.status, tamed_run(run), ""
-
-
-def tamed_run(run: Run) -> Run:
-    """A run whose numbers are numbers that can be computed with."""
-    parts = {name: tamed(getattr(run, name)) for name in ("config", "card", "metrics", "environment")}
-    return dataclasses.replace(run, **parts)
-
-
-def tamed(value: Any) -> Any:
-    """Plain data without numbers that are not finite or of absurd size; None stands in their place.
-
-    >>> tamed({"a": [1, 10**400], "b": float("inf")})
-    {'a': [1, None], 'b': None}
-    """
-    if isinstance(value, Mapping):
-        return {key: tamed(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [tamed(item) for item in value]
-    absurd = isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST
-    return None if absurd else value
 
 
 def _row(
     folder: Path,
-    entry: Mapping[str, Any],
-    status: str,
-    run: Run | None,
-    reason: str,
+    one: Planned,
     model_keys: dict[Any, list[str]],
     task_keys: dict[str, list[str]],
 ) -> dict[str, Any]:
     """One row of ``runs``."""
+    entry, status, run, reason = one.entry, one.status, one.run, one.reason
     metrics = {key: _scalar(value) for key, value in mapping(run.metrics if run else None).items()}
     error = mapping(run.error if run else None)
     if error:
@@ -341,12 +239,6 @@ def log_tail(folder: Path) -> str:
     return "\n".join(clean(line, _LINE) if line.strip() else "" for line in lines)
 
 
-def _job(entry: Mapping[str, Any]) -> int:
-    """Which job of its sweep a run is of, as declared; older plans do not say, and theirs come first."""
-    number = entry.get("job")
-    return number if isinstance(number, int) and _whole(number) else -1
-
-
 def _labels(runs: pd.DataFrame, models: list[Any], jobs: list[int]) -> list[str]:
     """Labels in the order in which the command named the models, and declared what it varied of each.
 
@@ -384,12 +276,15 @@ def _read_tables(sweep: Sweep, name: str, *, companions: bool) -> pd.DataFrame:
         run = sweep.records.get(str(row["folder"]))
         if run is None or bool(row["companion"]) != companions or row["kind"] == "trial":
             continue
+        if row["elsewhere"] and name in WHOLLY_TIMES:
+            continue
         try:
             table = raw_table(sweep.folder / str(row["folder"]), run, name)
         except Exception as error:  # a Parquet file that nobody vouches for may fail in any way
             problem(str(row["folder"]), error)
             continue
         if table is not None:
+            table = without_times(table) if row["elsewhere"] and name in WITH_TIMES else table
             parts.append(Part(row, table, metric_of(mapping(run.card))))
     if frames := joined(name, parts, problem):
         return pd.concat(frames, ignore_index=True)

@@ -13,7 +13,7 @@ from seqbench import stats
 from seqbench.report import theme
 from seqbench.report.fairness import Cost
 from seqbench.report.frame import Sweep
-from seqbench.report.summary import Cell, same, seed_scores, times_to_solve
+from seqbench.report.summary import Cell, same, seed_scores, until_solved
 from seqbench.report.tables import NONE, Entry, Table, interval, late, model, number, p_value, share, text
 from seqbench.report.task import Task
 from seqbench.report.verdict import Comparison, said, signed, words_list
@@ -108,8 +108,8 @@ def _whole(
         solved=sum(cell.solved for cell in mine),
         finished=finished,
         missing=missing,
-        steps=stats.censored_median(times_to_solve(ended, "solved_step")),
-        cpu_s=stats.censored_median(times_to_solve(ended, "solved_cpu_s")),
+        steps=until_solved(ended, "solved_step"),
+        cpu_s=until_solved(ended, "solved_cpu_s"),
         cost=next(iter(cost), _NO_COST),
         tokens_per_s=float(timed["valid_tokens_per_s"].iloc[0]) if len(timed) else math.nan,
         memory_bytes=float(timed["memory_bytes"].iloc[0]) if len(timed) else math.nan,
@@ -126,8 +126,12 @@ class _Column:
     numeric: bool = True
 
 
-def table(found: list[Whole], reference: str) -> Table:
-    """The table; a column that nobody could fill is left out."""
+def table(found: list[Whole], reference: str, clock: str = "") -> Table:
+    """The table; a column that nobody could fill is left out.
+
+    Args:
+        clock: the end of its caption, where the times of several machines were recorded.
+    """
     columns = [column for column, wanted in _columns(found, reference) if wanted]
     groups: list[tuple[str, int]] = []
     for column in columns:
@@ -137,7 +141,7 @@ def table(found: list[Whole], reference: str) -> Table:
     rows = [[column.cell(one) for column in columns] for one in found]
     ladder = any(len(one.task.rungs) > 1 for one in found)
     over = ", mean over its sizes" if ladder else ""
-    return Table(f"Every model on each whole task{over}", heads, rows, tuple(groups))
+    return Table(f"Every model on each whole task{over}{clock}", heads, rows, tuple(groups))
 
 
 def _columns(found: list[Whole], reference: str) -> list[tuple[_Column, bool]]:

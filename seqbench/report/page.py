@@ -55,7 +55,7 @@ from seqbench.report.plots import (
     training_flow,
 )
 from seqbench.report.plots.base import Plot
-from seqbench.report.premises import data_identity, speed_premises
+from seqbench.report.premises import data_identity
 from seqbench.report.samples import samples
 from seqbench.report.speeds import points, speeds
 from seqbench.report.summary import (
@@ -223,11 +223,12 @@ def results(
     """The main table, and what it leaves out: single sizes, floors, all statistics."""
     reference = sweep.reference or ""
     several = any(len(task.rungs) > 1 for task in sweep.tasks)
+    clock = sweep.clocks.caption() or sweep.clocks.caption("train")
     return {
         "outcomes_in_words": main_table.outcomes(whole, reference),
         "comparisons": max((c.judged.comparisons for c in whole), default=0),
         "margins": margins(sweep),
-        "main": main_table.table(every, reference) if every else None,
+        "main": main_table.table(every, reference, clock) if every else None,
         "floors": [words for task in sweep.tasks if (words := main_table.floors(task))],
         "glance": main_table.glance(sweep, grid),
         "outcomes": [tables.outcomes(task, grid) for task in sweep.tasks],
@@ -252,12 +253,11 @@ def together(sweep: Sweep) -> dict[str, Any]:
 
 def costing(sweep: Sweep, timed: pd.DataFrame, every: list[Whole]) -> dict[str, Any]:
     """Speed and memory over length, and score against speed."""
-    against = speed_premises(sweep)
     fronts = (pareto.plot(sweep, task, every, i) for i, task in enumerate(sweep.tasks))
     return {
         "speeds": drawn(speed.plot(t, timed, sweep.labels, i) for i, t in enumerate(sweep.tasks)),
-        "fronts": drawn(fronts) if not against else [],
-        "speed_premises": [f"{finding.task}: {finding.about()}. {finding.why}" for finding in against],
+        "fronts": drawn(fronts),
+        "clocks": sweep.clocks.words(),
         "costs": speed_tables.costs(sweep, timed),
         **grown(sweep),
         "kernels": fairness.kernels(sweep),
@@ -282,7 +282,6 @@ def fair(sweep: Sweep, ledger: list[fairness.Cost]) -> dict[str, Any]:
     """What the section on fairness shows."""
     others = facts.others_busy(sweep)
     crowded = others is not None and others[1] > noise.BUSY_CORES
-    disturbed = crowded or bool(speed_premises(sweep))
     return {
         "rates_swept": bool(facts.swept_rates(sweep)),
         "tuned_before": facts.tuned_before(sweep),
@@ -290,8 +289,8 @@ def fair(sweep: Sweep, ledger: list[fairness.Cost]) -> dict[str, Any]:
         "tuning": tuning.table(sweep),
         "tuning_words": tuning.words(sweep),
         "responses": drawn(response.plot(sweep, t, i) for i, t in enumerate(sweep.tasks)),
-        "ledger": fairness.table(ledger),
-        "ledger_words": fairness.words(ledger, busy=disturbed),
+        "ledger": fairness.table(ledger, sweep.clocks.caption()),
+        "ledger_words": fairness.words(ledger, busy=crowded),
         "identity": data_identity(sweep),
     }
 

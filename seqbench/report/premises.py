@@ -40,7 +40,6 @@ _TRAINING = [
 ]
 _WHY = {"sizes": "A larger model may be better for that alone."}
 _ELSE = "Models are compared with all else equal, and here it is not."
-_MACHINE = ("cpu", "cores", "device", "threads", "platform")
 
 Place = tuple[Any, ...]  # rung, seed and what else must be equal before two values may be compared
 Values = dict[str, dict[Place, Any]]  # what stands at each place, by label
@@ -90,26 +89,6 @@ def on_task(sweep: Sweep, task: Task) -> list[Finding]:
     checks = (_unequal_data, _mixed_code, _tuned_on_evaluation)
     others = [finding for check in checks if (finding := check(sweep, task)) is not None]
     return [*_unequal_budgets(sweep, task), *_unequal_settings(sweep, task), *others]
-
-
-def speed_premises(sweep: Sweep, kind: str = "speed") -> list[Finding]:
-    """Everything that stands against ranking times: other machines, devices, threads or versions.
-
-    Args:
-        kind: "speed" for what was timed alone, "train" for the times of training and of solving.
-    """
-    runs = sweep.runs[(sweep.runs["kind"] == kind) & sweep.runs["companion"].ne(True)]
-    return [
-        Finding(
-            "times from different machines",
-            "A time says something about a model only beside times from the same machine and device.",
-            task.key,
-            pairs,
-            note=_differing(machines),
-        )
-        for task in sweep.tasks
-        if (pairs := _conflicts(machines := _machines(sweep, runs[runs["task"] == task.key])))
-    ]
 
 
 def warnings(found: Iterable[Finding]) -> list[str]:
@@ -334,26 +313,6 @@ def _tuned_on_evaluation(sweep: Sweep, task: Task) -> Finding | None:
     return Finding("tuned on evaluation seeds", why, task.key, pairs, values) if pairs else None
 
 
-# Speed
-
-
-def _machines(sweep: Sweep, runs: pd.DataFrame) -> Values:
-    """Where each model's times come from; a model with several such places is comparable with none."""
-    found: dict[str, set[tuple[tuple[str, str], ...]]] = {}
-    for row in runs.to_dict("records"):
-        run = sweep.records.get(str(row["folder"]))
-        environment = mapping(run.environment if run else None)
-        facts = [(name, environment.get(name)) for name in _MACHINE]
-        facts.append(("torch version", mapping(environment.get("versions")).get("torch")))
-        if run is not None:
-            known = tuple((name, clean(value, 80)) for name, value in facts if value is not None)
-            found.setdefault(str(row["label"]), set()).add(known)
-    return {
-        name: {(): next(iter(places)) if len(places) == 1 else (("several machines", name),)}
-        for name, places in found.items()
-    }
-
-
 # What all of them need
 
 
@@ -395,5 +354,5 @@ def _differing(values: Mapping[str, Mapping[Any, Iterable[tuple[str, str]]]]) ->
         for facts in mine.values():
             for name, value in facts:
                 seen.setdefault(name, set()).add(value)
-    several = [name for name, found in seen.items() if len(found) > 1 or name == "several machines"]
+    several = [name for name, found in seen.items() if len(found) > 1]
     return ", ".join(name.replace("_", " ") for name in several[:_MOST_NAMES])

@@ -31,7 +31,13 @@ def costs(sweep: Sweep, speeds: pd.DataFrame) -> Table:
         rungs: list[int | None] = list(every) or [None]
         for rung in rungs if not sweep.speed_alone or len(speeds) else ():
             rows += [_cost(sweep, speeds, task, rung, label) for label in sweep.labels]
-    return filled(Table("Size, speed and memory at every timed length", heads, [row for row in rows if row]))
+    return filled(
+        Table(
+            f"Size, speed and memory at every timed length{sweep.clocks.caption()}",
+            heads,
+            [row for row in rows if row],
+        )
+    )
 
 
 def filled(table: Table) -> Table:
@@ -119,7 +125,11 @@ def grid(sweep: Sweep, points: pd.DataFrame) -> Table | None:
         lead = _place(sweep, place, str(row["label"]))
         rows.append((place, [*lead, *[number(None)] * 10, text(scaling.why(row), "note")]))
     rows.sort(key=lambda row: row[0])
-    found = Table("Every length and batch size of full sequences", heads, [cells for _, cells in rows])
+    found = Table(
+        f"Every length and batch size of full sequences{sweep.clocks.caption()}",
+        heads,
+        [cells for _, cells in rows],
+    )
     return filled(found)
 
 

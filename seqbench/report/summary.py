@@ -12,6 +12,7 @@ import pandas as pd
 
 from seqbench import stats
 from seqbench.metric import ACCURACY, Metric
+from seqbench.report.clocks import is_time
 from seqbench.report.curves import by_seed, curve_by_curve
 from seqbench.report.frame import UNFINISHED, Sweep
 from seqbench.report.task import Task
@@ -65,11 +66,8 @@ def cells(sweep: Sweep) -> list[Cell]:
     for task in sweep.tasks:
         for rung in task.rungs:
             here = training[(training["task"] == task.key) & same(training["rung"], rung)]
-            found += [
-                _cell(task, rung, label, here[here["label"] == label])
-                for label in sweep.labels
-                if label in set(here["label"])
-            ]
+            of = dict(iter(here.groupby("label", sort=False)))
+            found += [_cell(task, rung, label, of[label]) for label in sweep.labels if label in of]
     return found
 
 
@@ -143,8 +141,8 @@ def _cell(task: Task, rung: int | None, label: str, runs: pd.DataFrame) -> Cell:
         scores=tuple(scores),
         test=_test_set_alone(ended),
         solve_rate=stats.wilson(int(solved.sum()), len(ended)),
-        steps=stats.censored_median(times_to_solve(ended, "solved_step")),
-        cpu_s=stats.censored_median(times_to_solve(ended, "solved_cpu_s")),
+        steps=until_solved(ended, "solved_step"),
+        cpu_s=until_solved(ended, "solved_cpu_s"),
         note=note(scores, task.floors(rung), task.metric, task.tolerance(rung)),
     )
 
@@ -159,11 +157,23 @@ def _test_set_alone(runs: pd.DataFrame) -> stats.Interval:
     return stats.wilson(round(float(accuracy[known].mean()) * one), one)
 
 
-def times_to_solve(runs: pd.DataFrame, column: str) -> list[float | None]:
-    """What each run needed until it solved its task; None where it never did."""
+def until_solved(runs: pd.DataFrame, column: str) -> float | None:
+    """The censored median of what runs needed until they solved their task.
+
+    Returns:
+        None where fewer than half solved it; NaN where too few ran on the machine whose times are shown.
+    """
     solved = runs["solved"].eq(True)
     times = pd.to_numeric(runs[column], errors="coerce").where(solved)
-    return [None if pd.isna(time) else float(time) for time in times]
+    if is_time(column) and (elsewhere := runs["elsewhere"].eq(True)).any():
+        enough = stats.censored_median([1.0 if one else None for one in solved]) is not None
+        here = stats.censored_median([_or_none(time) for time in times[~elsewhere]])
+        return (math.nan if here is None else here) if enough else None
+    return stats.censored_median([_or_none(time) for time in times])
+
+
+def _or_none(time: float) -> float | None:
+    return None if pd.isna(time) else float(time)
 
 
 def note(

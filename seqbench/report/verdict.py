@@ -11,6 +11,7 @@ import pandas as pd
 from seqbench import stats
 from seqbench.metric import ACCURACY, Metric
 from seqbench.report import premises, scaling
+from seqbench.report.doubt import doubt
 from seqbench.report.frame import Sweep
 from seqbench.report.summary import Cell, Flow, answers, default_gates, seed_scores, unscored
 from seqbench.report.task import Task
@@ -28,6 +29,7 @@ class Comparison:
         design: how much more or less the model was given, where the sweep varied that on purpose.
         possible: no difference to what the reference reached can be larger; NaN where that is not known.
         other: label of the variant that stands for the sweep's reference on this task; empty: the reference.
+        seeds: those that were compared, where a command is known that ran them.
     """
 
     task: Task
@@ -40,6 +42,7 @@ class Comparison:
     design: str = ""
     possible: float = math.nan
     other: str = ""
+    seeds: tuple[int, ...] = ()
 
     @property
     def words(self) -> str:
@@ -56,7 +59,7 @@ class Comparison:
         if self.judged.outcome is stats.Outcome.EQUIVALENT and self.task.solved_at is not None:
             share = 100 * stats.unseen(self.result.n)
             return f"{self.result.n} seeds may miss what happens in up to {share:.0f} % of runs"
-        return doubt(self.judged, self.most)
+        return doubt(self.judged, self.most, self.result.n, self.seeds)
 
     @property
     def most(self) -> float:
@@ -76,27 +79,6 @@ def said(judged: stats.Verdict, reference: str = "") -> str:
     if outcome is kind.UNDECIDED:
         return f"cannot be told from {reference}" if reference else outcome.value
     return f"{outcome.value} than {reference}" if reference else outcome.value
-
-
-def doubt(judged: stats.Verdict, most: float) -> str:
-    """What an undecided comparison could have found, and how many seeds the difference seen would take.
-
-    Args:
-        most: no two scores differ by more.
-    """
-    if judged.outcome is not stats.Outcome.UNDECIDED:
-        return ""
-    if judged.detectable == 0:
-        return "no seed differed; the task has no margin"
-    least = f"{judged.detectable:.2g}"
-    beyond = f"found with power 0.8 only from {least} on, more than is possible here"
-    found = [f"could detect {least}" if judged.detectable < most else beyond]
-    if judged.alone:
-        tests = judged.comparisons
-        found.append(f"its own interval excludes 0, but not after correction for {tests} comparisons")
-    if judged.needed is not None:
-        found.append(f"a difference like this one takes about {judged.needed} seeds")
-    return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -180,7 +162,8 @@ def _on_task(sweep: Sweep, task: Task, *, whole: bool) -> list[Comparison]:
             judged = stats.refused(result.margin)
             most = most_possible(task.metric, float(pairs[reference].mean()))
             other = "" if reference == sweep.reference else reference
-            told = (reasons, design, most, other)
+            seeds = tuple(int(seed) for seed in pairs.index) if sweep.commands else ()
+            told = (reasons, design, most, other, seeds)
             found.append(Comparison(task, rung, whole, label, result, judged, *told))
     return found
 

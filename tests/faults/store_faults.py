@@ -87,7 +87,7 @@ class PlanContent:
 
     @functools.cached_property
     def text(self) -> str:
-        return json.dumps({**self.plan, "schema": records.SCHEMA}, sort_keys=True)
+        return json.dumps({**self.plan, "schema": records.PLAN_SCHEMA}, sort_keys=True)
 
     @property
     def good(self) -> set[str]:

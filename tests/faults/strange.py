@@ -140,9 +140,9 @@ def _code(folder: Path) -> None:
         "_args_": [f"touch {MARK}"],
         "__reduce__": "cos\nsystem\n(S'touch mark'\ntR.",
     }
-    plan = store.read_json(folder / "plan.json")
+    plan = records.read_plan(folder)
     plan["runs"] = [{**run, **code, "config": {**code, "model": code}} for run in plan["runs"][:5]]
-    records.write_plan(folder, {key: value for key, value in plan.items() if key != "sha256"})
+    records.write_plan(folder, plan)
     for number in range(2):
         run = store.read_json(folder / f"run-{number}" / "run.json")
         run.pop("sha256")
@@ -162,10 +162,10 @@ def _wrong_types(folder: Path) -> None:
 
 def _elsewhere(folder: Path) -> None:
     """A plan whose runs lie outside of its folder."""
-    plan = store.read_json(folder / "plan.json")
+    plan = records.read_plan(folder)
     names = ["../other/run-0", "/etc", "..", ".", "run-0/../../x", "run-0\0", "a" * 5_000]
     plan["runs"] = [{**plan["runs"][0], "folder": name} for name in names]
-    records.write_plan(folder, {key: value for key, value in plan.items() if key != "sha256"})
+    records.write_plan(folder, plan)
 
 
 def _nothing(folder: Path) -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 from seqbench.report.frame import Sweep
 from seqbench.report.label import clean
 from seqbench.report.lesson_parts.amounts import times
-from seqbench.report.premises import speed_premises
 from seqbench.report.tables import NONE, Entry, Table, model
 from seqbench.report.task import Task, mapping
 from seqbench.report.verdict import words_list
@@ -95,7 +94,7 @@ def ranking(sweep: Sweep, task: Task) -> str:
     table = table[(table["task"] == task.key) & (table["mode"] == "train") & table["rung"].between(1, 1e9)]
     table = table[table["step_s"].between(1e-12, _LARGEST)]
     times_s = table.groupby(["rung", "label"])["step_s"].median().unstack("label").dropna(axis=1)
-    if len(times_s.columns) < 2 or any(finding.task == task.key for finding in speed_premises(sweep)):
+    if len(times_s.columns) < 2:
         return ""
     quick, slow = (
         {float(str(rung)): str(label) for rung, label in found.items()}
@@ -142,6 +141,7 @@ def _device(sweep: Sweep, task: Task) -> str:
 def _machines(sweep: Sweep, task: Task) -> list[tuple[str, int]]:
     """Device and threads of every timed run that says so."""
     runs = sweep.runs[(sweep.runs["kind"] == "speed") & (sweep.runs["task"] == task.key)]
+    runs = runs[runs["elsewhere"].ne(True)]
     environments = [
         mapping(sweep.records[name].environment) for name in runs["folder"] if name in sweep.records
     ]

@@ -77,8 +77,14 @@ def chosen(task: Task, grid: list[Cell]) -> int | None:
 
 
 def _on_cpu(sweep: Sweep) -> bool:
-    """Whether every run was trained on a processor, whose time does not depend on the load."""
-    devices = {str(mapping(run.environment).get("device", "cpu")) for run in sweep.records.values()}
+    """Whether every run was trained on a processor, whose time does not depend on the load.
+
+    Runs whose times are not shown do not count.
+    """
+    clock = sweep.clocks.of.get("train")
+    elsewhere = clock.folders if clock else frozenset()
+    found = [run for name, run in sweep.records.items() if name not in elsewhere]
+    devices = {str(mapping(run.environment).get("device", "cpu")) for run in found}
     return devices <= {"cpu"}
 
 
