@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seqbench.budget import duration_s
 from seqbench.errors import UsageError
 from seqbench.models.base import ModelConfig
 from seqbench.schema import check, setting
@@ -233,6 +234,11 @@ class Job:
         "GPU, for small models",
         minimum=1,
     )
+    budget: str = setting(
+        "",
+        "time for the whole command, like 90s, 10m or 1h30m: it chooses seeds, and trials of untuned models",
+    )
+    dry_run: bool = setting(False, "time a pilot, print what would run and how long it takes, and stop")
     sweep: str = setting("", "name of the folder below runs/; empty: made from the command")
     runs_dir: str = setting("runs", "where records are written")
     reports_dir: str = setting("reports", "where reports are written")
@@ -245,6 +251,14 @@ class Job:
     cache_dir: str | None = setting(None, "prepared data sets; null: the user's cache folder")
     force: bool = setting(False, "redo runs that are already finished")
     fail_fast: bool = setting(False, "stop the sweep at the first run that does not end well")
+    retries: int = setting(
+        2, "how often a run starts again, from its checkpoint, when its process or worker was killed",
+        minimum=0, maximum=100,
+    )  # fmt: skip
+    anywhere: bool = setting(
+        False,
+        "a run counts as the same on any processor; so it is under hydra/launcher=slurm and ray",
+    )
     checkpoint_s: float = setting(
         60.0, "time between checkpoints, from which an interrupted run goes on", unit="s", minimum=0.0
     )
@@ -252,6 +266,7 @@ class Job:
     def check(self) -> None:
         """Normalise the seeds; refuse impossible ones and a ladder without distinct rungs."""
         self.seeds = seed_list(self.seeds)
+        duration_s(self.budget)
         self._check_tuning()
         ladder = self.task.ladder
         if ladder is not None:
@@ -295,7 +310,8 @@ class Job:
 # Settings that say where and how often, not what: they do not change a run's identity.
 _NOT_IDENTITY = (
     "seeds", "workers", "sweep", "runs_dir", "reports_dir", "report", "cache_dir", "force", "fail_fast",
-    "limit", "checkpoint_s", "canaries", "tune", "tuning",
+    "limit", "retries", "anywhere", "checkpoint_s", "canaries", "tune", "tuning",
+    "budget", "dry_run",
 )  # fmt: skip
 
 
@@ -373,6 +389,7 @@ def checked(job: Job) -> Job:
 
 def settings(job: Job) -> dict[str, Any]:
     """The job as plain data, as recorded with each run (without settings that change nothing)."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(job)))
+    one = dataclasses.replace(job, seeds=0)  # which are no part, and would be copied for each of them
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(one)))
     unsaid = ("stack",) if job.stack == 1 else ()
     return {key: value for key, value in plain.items() if key not in (*_NOT_IDENTITY, *unsaid)}

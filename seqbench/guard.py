@@ -35,7 +35,7 @@ _ALLOWED_WORDS = (
     "hydra.sweep.subdir and hydra.verbose"
 )
 _PARAMS = "hydra.sweeper.params"
-_CHOOSES_A_FILE = re.compile(r"(?:task|model|experiment|budget|tuned|hydra\.sweep\.subdir)$|.*/")
+_CHOOSES_A_FILE = re.compile(r"(?:task|model|experiment|recipe|tuned|hydra\.sweep\.subdir)$|.*/")
 _ELSEWHERE = re.compile(r"\.\.|//|\\|(?:^|[\s,\[({'\"])/")  # leaves the configuration folder
 _HEADER = re.compile(r"\s*#+\s*@")
 _IN_A_FILE = {"hydra": ("launcher", "sweeper"), "hydra.sweeper": ("params",)}

@@ -124,6 +124,11 @@ class Finding:
         found = self.study.at(self.study.space[self.best])
         return dataclasses.replace(found, train=dataclasses.replace(found.train, tuned=True))
 
+    def at_seeds(self, seeds: list[int]) -> Finding:
+        """The same for a comparison at other seeds."""
+        given, job = (dataclasses.replace(one, seeds=seeds) for one in (self.study.given, self.study.job))
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, given=given, job=job))
+
 
 def points(count: int, low: float, high: float, others: Mapping[str, tuple[Any, ...]]) -> list[Point]:
     """The points of a search, a function of the space alone.

@@ -6,13 +6,13 @@ Importing this module imports torch; a warm server process imports it once and f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Generator, Sequence
 from multiprocessing import forkserver
@@ -29,6 +29,7 @@ from seqbench.build import pick_device
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.match import width_of
+from seqbench.pilot import time_runs
 from seqbench.plan import THREADS, WORKING, Unit, cache_folder, finished
 from seqbench.precision import check_device
 from seqbench.recorder import Recorder
@@ -37,8 +38,6 @@ from seqbench.registry import load_own, plugins
 from seqbench.stacked import together
 from seqbench.tasks.base import Data
 from seqbench.train import Training
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _warm_up() -> None:
@@ -134,7 +133,7 @@ def _clear(unit: Unit) -> None:
 def _die_with_parent() -> None:
     """End this process when the one that started the sweep is gone, however it went (also by kill -9)."""
     if sys.platform == "linux":  # the server ends with the sweep; this works also inside a long call of C
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        environment.end_with_parent()
         _let_the_server_go()
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -200,6 +199,24 @@ def solve_widths(units: list[Unit], failure: Path) -> None:
             traceback.print_exc()
 
 
+def pilot(units: list[Unit], folder: Path, started: float) -> None:
+    """Entry point of a child that times what runs cost, beside others that do the same.
+
+    Args:
+        folder: where each unit's cost is left.
+        started: monotonic clock of the parent when it started this child.
+    """
+    os.setsid()
+    _die_with_parent()
+    _print_to(Path(os.devnull))
+    torch.set_num_threads(THREADS)
+    allocator = environment.keep_freed_memory()
+    plugins("model"), plugins("task"), plugins("probe")
+    start_s = time.monotonic() - started
+    with locks.busy():
+        time_runs(units, allocator, folder, start_s)
+
+
 def _solve_width(unit: Unit, opened: dict[str, Data], solved: set[str]) -> None:
     """Solve the widths of a unit's networks; ``solved`` and ``opened`` tell what units before it did."""
     for job in unit.jobs:
@@ -211,5 +228,6 @@ def _solve_width(unit: Unit, opened: dict[str, Data], solved: set[str]) -> None:
         sizes = [data.vocabulary_size, data.classes, data.features]
         key = store.digest({"sizes": sizes, **{name: plain[name] for name in ("model", "network", "match")}})
         if key not in solved:
-            width_of(job, data, cache, pick_device(job.device), unit.folder.parent)
+            device = pick_device("cpu" if job.anywhere else job.device)  # its own may be elsewhere
+            width_of(job, data, cache, device, unit.folder.parent)
             solved.add(key)

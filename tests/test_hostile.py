@@ -68,7 +68,7 @@ def test_an_error_shows_no_secret_and_no_more_than_a_line():
 def test_the_own_configuration_passes_but_for_what_it_tells_hydra():
     with pytest.raises(UsageError, match="config.yaml: line .* can run code"):
         guard.check_folder(conf_folder())
-    for name in ("experiment", "tuned", "budget"):
+    for name in ("experiment", "tuned", "recipe"):
         guard.check_folder(conf_folder() / name)
 
 

@@ -108,7 +108,7 @@ FILE_DOORS: dict[str, FileDoor] = {
     "deep in lists": lambda t: _experiment({"task": {"lengths": [[[{"x": [t]}]]]}}),
     "model": lambda t: ("model/x.yaml", json.dumps({"name": "x", **t}), ["model=lstm"]),
     "task": lambda t: ("task/x.yaml", json.dumps({"name": t}), ["task=mqar"]),
-    "budget": lambda t: ("budget/mqar.yaml", json.dumps({"train": {"lr": t}}), ["task=mqar"]),
+    "recipe": lambda t: ("recipe/mqar.yaml", json.dumps({"train": {"lr": t}}), ["task=mqar"]),
     "tuned": lambda t: ("tuned/mqar-lstm.yaml", json.dumps(t), ["task=mqar", "model=lstm"]),
     "callbacks group": lambda t: ("hydra/callbacks/x.yaml", json.dumps({"a": t}), ["hydra/callbacks=x"]),
     "callbacks group, chosen in a file": lambda t: (
@@ -122,7 +122,7 @@ FILE_DOORS: dict[str, FileDoor] = {
     ),
     "header": lambda t: _experiment({"a": {"b": t}}, "# @package hydra.callbacks\n"),
     "header by name": lambda t: _experiment({"callbacks": t["_args_"]}, "#   @package  _name_\n"),
-    "package in a list": lambda t: _experiment({"defaults": [{"/budget@hydra.callbacks": t["_target_"]}]}),
+    "package in a list": lambda t: _experiment({"defaults": [{"/recipe@hydra.callbacks": t["_target_"]}]}),
     "path in a list": lambda t: _experiment({"defaults": ["../../../elsewhere"], "x": t["_args_"]}),
     "package address": lambda t: _experiment({"defaults": [f"pkg://{t['_target_']}"]}),
     "search path": lambda t: _experiment({"hydra": {"searchpath": [f"pkg://{t['_target_']}"]}}),
