@@ -14,10 +14,10 @@ checked := $(install) --require-hashes --no-deps -r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench test lint perf timings faults gpu lock clean
+.PHONY: help bench test lint launchers perf timings faults gpu lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 bench: $(VENV)/.bench  ## set up, compare five models on the built-in tasks, say where the report is
 	$(python) -m seqbench -m model=$(MODELS) $(ARGS)
@@ -29,6 +29,9 @@ lint: $(VENV)/.lint  ## ruff, its formatter and mypy --strict
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m mypy --strict
+
+launchers: $(VENV)/.launchers  ## run sweeps on a real one-node Slurm and a real local Ray (three minutes)
+	$(python) -m pytest tests/launchers -m launchers -n 3 --dist loadfile $(ARGS)
 
 perf: $(VENV)/.test $(PEERS)/.installed  ## time a training step beside PyTorch, Lightning, Keras, JAX ... (12 minutes)
 	PYTHONPATH=tests $(python) -m peers --python $(PEERS)/bin/python $(ARGS)
@@ -63,6 +66,10 @@ $(VENV)/.test: $(VENV)/.bench requirements/test.txt
 
 $(VENV)/.lint: $(VENV)/.test requirements/lint.txt
 	$(checked) requirements/lint.txt
+	@touch $@
+
+$(VENV)/.launchers: $(VENV)/.test requirements/launchers.txt
+	$(checked) requirements/launchers.txt
 	@touch $@
 
 # What others would use instead, with versions of its own beside the same torch; only `make perf` needs it.

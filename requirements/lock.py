@@ -1,9 +1,9 @@
 """Write the pins beside this file: `make lock` keeps versions, `make lock ARGS=--upgrade` takes the newest.
 
 uv resolves once, for every system and for Python 3.11 or newer; each package goes into one file. A set-up
-installs build.txt, bench.txt and torch.txt, then test.txt, then lint.txt, as far as it has to. What
-`make perf` compares with has an environment of its own, with peers.txt and torch.txt; what both environments
-need has the same version in both.
+installs build.txt, bench.txt and torch.txt, then test.txt, then lint.txt or launchers.txt, as far as it has
+to. What `make perf` compares with has an environment of its own, with peers.txt and torch.txt; what both
+environments need has the same version in both.
 """
 
 import re
@@ -31,7 +31,9 @@ SETS = {  # file: (extras of pyproject.toml, what the file holds)
     "bench": ((), "What `make bench` installs besides build.txt and torch.txt."),
     "test": (("test",), "What `make test` installs besides build.txt, bench.txt and torch.txt."),
     "lint": (("test", "dev"), "What `make lint` installs besides what `make test` does."),
+    "launchers": (("test", "slurm", "ray"), "What `make launchers` installs besides what `make test` does."),
 }
+EXTRAS = tuple(sorted({extra for extras, _ in SETS.values() for extra in extras or ()}))
 HASHED = """\
 # {about}
 # Exact versions, with the SHA-256 of every file of that version on PyPI: pip installs no other file.
@@ -74,7 +76,7 @@ def main() -> None:
         every, some = Path(folder, "every.txt"), Path(folder, "some.txt")
         own = sorted(path for path in HERE.glob("*.txt") if path.name != PEERS_FILE)
         every.write_text("".join(path.read_text() for path in own))  # versions to keep
-        left = needed_by(("test", "dev"), every, "--generate-hashes", *sys.argv[1:])
+        left = needed_by(EXTRAS, every, "--generate-hashes", *sys.argv[1:])
         family = "".join(left.pop(name) for name in sorted(left) if TORCH_FAMILY.fullmatch(name))
         versions = re.findall(r"^[a-z].*?(?= \\?$)", family, re.MULTILINE)
         (HERE / "torch.txt").write_text(UNHASHED + "\n".join(versions) + "\n")

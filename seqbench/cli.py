@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from seqbench import userfile
 from seqbench.errors import UsageError
+from seqbench.launch.choice import Choice, check_words, choice, is_launcher_word, placed
 from seqbench.secret import mask
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -43,14 +45,17 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"seqbench {seqbench.__version__}")
         sys.exit(EXIT_FINE)
+    began = time.monotonic()
     for name in _STOP_SIGNALS:
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(name, _interrupt)
     try:
-        jobs = compose(_with_files(args))
+        words = _with_files(args)
+        launcher = chosen_launcher(words)
+        jobs = compose(words, launcher)
         if _asks_hydra(args):
             sys.exit(EXIT_FINE)
-        sys.exit(_run(jobs, args))
+        sys.exit(_run(jobs, args, launcher, began))
     except UsageError as error:
         _complain(str(error))
         sys.exit(EXIT_USAGE)
@@ -85,13 +90,17 @@ def _with_files(args: list[str]) -> list[str]:
     return userfile.named(args, program)
 
 
-def _run(jobs: list[Any], args: list[str]) -> int:
-    """Run the sweep and report on it."""
+def _run(jobs: list[Any], args: list[str], launcher: Choice | None, began: float) -> int:
+    """Run the sweep, here or by a launcher's engine, and report on it; or say what would run.
+
+    Args:
+        began: monotonic clock when the command started.
+    """
     from rich.console import Console
 
     from seqbench import hooks, locks
     from seqbench.isolate import end_children
-    from seqbench.sweep import run_sweep
+    from seqbench.sweep import Start, run_sweep
 
     console = Console()
     held = contextlib.ExitStack()
@@ -99,10 +108,12 @@ def _run(jobs: list[Any], args: list[str]) -> int:
     loading = Thread(target=_load_report, args=(held,))  # while the server of child processes loads torch
     loading.start()
     try:
-        swept = run_sweep(jobs, args, console)
+        swept = run_sweep(jobs, args, console, launcher, Start(began, loading.join))
     finally:
         loading.join()
     end_children()  # the server would else clear up for as long as it took to load
+    if swept is None:
+        return EXIT_FINE
     try:
         with locks.busy():
             return hooks.finish(
@@ -147,8 +158,65 @@ def conf_folder() -> Path:
     raise UsageError(f"no conf/config.yaml beside {package}; reinstall seqbench")
 
 
-def compose(args: list[str]) -> list[Any]:
+def chosen_launcher(args: list[str]) -> Choice | None:
+    """What ``hydra/launcher`` and its settings say: the engine that does the runs; None: this process.
+
+    Raises:
+        UsageError: there is none of this name, it is not installed, or a setting is none of its own.
+    """
+    words = [word for word in args if is_launcher_word(word)]
+    if not words or _asks_hydra(args):
+        return None
+    from seqbench.overrides import check_flags
+
+    given = check_flags(args)
+    check_words(words, [Path(given.config_dir)] if given.config_dir else [])
+    return choice(_launcher_node(words, given.config_dir))
+
+
+def _launcher_node(words: list[str], folder: str | None) -> dict[str, Any]:
+    """Let Hydra compose its launcher node alone, as plain data."""
+    import hydra
+    import yaml  # type: ignore[import-untyped]
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from seqbench.launch.ray_settings import RayConf
+    from seqbench.overrides import explain
+
+    store = ConfigStore.instance()
+    _store_settings(store)
+    store.store(group="hydra/launcher", name="seqbench_ray", node=RayConf)
+    store.store(group="hydra/output", name="scratch", node=_output(tempfile.gettempdir()), package="hydra")
+    searched = [f"hydra.searchpath=[file://{Path(folder).absolute()}]"] if folder else []
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            composed = hydra.compose("config", [*words, *searched], return_hydra_config=True)
+        node = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise UsageError(explain(error)) from error
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
+
+
+def _store_settings(store: Any) -> None:
+    """Tell Hydra the settings of a job, and of every model and task."""
+    from seqbench.config import Job
+    from seqbench.registry import plugins
+
+    store.store(name="job_schema", node=Job)
+    for group in ("model", "task"):
+        for name, cls in plugins(group).items():
+            store.store(group=group, name=name, node=cls)
+
+
+def compose(args: list[str], launcher: Choice | None = None) -> list[Any]:
     """Compose every job of the command line and check it; nothing heavy has been imported.
+
+    Args:
+        launcher: what does the runs, where that is not this process.
 
     Raises:
         UsageError: one line that names the key, what is wrong and what would be right.
@@ -165,8 +233,10 @@ def compose(args: list[str]) -> list[Any]:
         if not _asks_hydra(args):
             stack.enter_context(locks.busy(_say_waiting))
             warm_server()  # torch is imported over there while Hydra composes here
-        jobs = _composed(args)
+        jobs = _composed(args if _asks_hydra(args) else [word for word in args if not is_launcher_word(word)])
     for job in jobs:
+        if launcher is not None:
+            placed(job, launcher)
         name_reference(job, jobs)
         checked(job)
         _check_places(runs_dir=job.runs_dir, reports_dir=job.reports_dir)
@@ -186,7 +256,7 @@ def _composed(args: list[str]) -> list[Any]:
         UsageError: what Hydra cannot compose, in one line.
     """
     import hydra
-    import yaml  # type: ignore[import-untyped]
+    import yaml
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
@@ -194,13 +264,9 @@ def _composed(args: list[str]) -> list[Any]:
 
     from seqbench.config import Job
     from seqbench.overrides import explain, per_job
-    from seqbench.registry import plugins
 
     store = ConfigStore.instance()
-    store.store(name="job_schema", node=Job)
-    for group in ("model", "task"):
-        for name, cls in plugins(group).items():
-            store.store(group=group, name=name, node=cls)
+    _store_settings(store)
     jobs: list[Job] = []
 
     def collect(config: DictConfig) -> None:

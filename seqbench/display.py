@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -48,9 +49,7 @@ class Display:
         for unit in running:
             note, step, steps = describe_event(unit)
             if not self.live:
-                self.console.print(
-                    f"  running  {unit.label}  {note}", highlight=False, markup=False, soft_wrap=True
-                )
+                self._say(f"  running  {unit.label}  {note}")
                 continue
             if unit.identity not in self._rows:
                 self._rows[unit.identity] = self.progress.add_task(unit.label, total=None, note="")
@@ -58,6 +57,11 @@ class Display:
         if self.live:
             self.progress.update(self._all, note=f"{self.count}/{self.total}")
             self.progress.refresh()
+
+    def again(self, units: Sequence[Unit], why: str) -> None:
+        """Say that units start again."""
+        more = f" and {len(units) - 1} more" if len(units) > 1 else ""
+        self._say(f"  again    {units[0].label}{more}: {why}", "yellow")
 
     def ended(self, unit: Unit, run: Run) -> None:
         """Say how a unit ended."""
@@ -67,13 +71,11 @@ class Display:
         self.progress.update(self._all, completed=self.count)
         width = len(str(self.total))
         line = f"[{self.count:{width}}/{self.total}] {run.status:<8} {unit.label:<40} {outcome(run)}"
-        self.console.print(
-            line,
-            style=None if run.status == "done" else "bold red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self._say(line, None if run.status == "done" else "bold red")
+
+    def _say(self, line: str, style: str | None = None) -> None:
+        """Print words as they are."""
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe_event(unit: Unit) -> tuple[str, int, int | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+import math
 import os
 import platform
 import re
+import signal
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,9 +22,11 @@ _PACKAGES = ("torch", "numpy", "hydra-core", "pandas", "datasets", "pyarrow")
 _NOT_RESULTS = (
     "report/", "hooks.py", "stats/", "display.py", "help.py", "cli.py", "overrides.py", "guard.py",
     "secret.py", "sweep.py", "locks.py", "check.py", "optional.py", "new.py", "userfile.py",
-    "compare/", "adapters/", "perf/",
+    "compare/", "adapters/", "perf/", "launch/", "collect.py", "collected.py", "pilot.py", "budget.py",
+    "forecast.py", "earlier.py", "pace.py", "outlook.py",
 )  # fmt: skip
 _VECTOR_FLAGS = re.compile(r"(avx|sse|fma|amx|neon|asimd|sve)[\w.]*")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -94,8 +98,28 @@ def cache_root() -> Path:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those it is bound to, and no more than its control group's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(bound, _quota())))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """The cores that the control group may use (of a container, say); infinite where there is no limit."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            of_v1 = (root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+            quota, period = (path.read_text(encoding="ascii").strip() for path in of_v1)
+        return float(quota) / float(period) if float(quota) > 0 else math.inf  # -1, or the word max: none
+    except (OSError, ValueError):
+        return math.inf
+
+
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when the one that started it is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
 
 
 @cache

@@ -17,6 +17,9 @@ _INTRO = """seqbench compares sequence-model architectures and says what the com
   python -m seqbench -m model=rnn,lstm,gru,transformer       the built-in default, no download
   python -m seqbench -m task=imdb model=bilstm,bag seeds=1   real reviews from the hub (task.path=... local)
   python -m seqbench -m task=text task.path=FILE model=lstm,bag   your own labelled texts; charlm: any text
+  python -m seqbench -m budget=10m dry_run=true              what fits into ten minutes and what it can show
+  python -m seqbench -m hydra/launcher=par|slurm|ray         jobs side by side; a cluster (docs/scale.md)
+  python -m seqbench.collect runs/NAME OTHER/NAME            runs of another machine into the same table
   python -m seqbench.report runs/SWEEP                       the report again, from the records alone
   python -m seqbench.report                                  an index of all sweeps below runs
   python -m seqbench.compare runs/A runs/B                   two sweeps against each other, paired by seed

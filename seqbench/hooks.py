@@ -56,6 +56,8 @@ def finish(
         if points := task.points(task.rungs[-1]):
             levels = "; ".join(f"{source} {value:g}" for source, value in points.items())
             say(console, f"published: {levels}\n", wrap=False)
+    for line in sweep.clocks.words():
+        say(console, f"{line}\n", "yellow")
     say(console, headline(sweep, grid), "bold")
     found = flows(sweep, flow_table(sweep))
     for verdict in verdicts(sweep, grid, found, compare(sweep, whole=True)):
@@ -202,12 +204,14 @@ def short(value: float) -> str:
 
 def _runs(sweep: Sweep, console: Console) -> None:
     """Count the runs by status and name every one that failed."""
+    from seqbench.collected import in_words
     from seqbench.report.facts import failures
     from seqbench.report.summary import counted
 
     say(console, counted(sweep))
     if sweep.left_out:
-        say(console, f"left out: {sweep.left_out} finished with other code, data, versions or settings")
+        left = sum(sweep.left_out.values())
+        say(console, f"left out: {left} finished runs of this folder ({in_words(sweep.left_out)})")
     found = failures(sweep)
     for failure in found[:_MOST_FAILURES]:
         say(console, f"{failure.status}: {failure.name}: {failure.reason or 'no reason recorded'}", "red")

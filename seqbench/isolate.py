@@ -7,11 +7,10 @@ import dataclasses
 import multiprocessing
 import multiprocessing.util
 import os
-import pickle
 import signal
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -21,15 +20,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from seqbench import environment, locks, records, store, userfile
+from seqbench import environment, locks, records, store
 from seqbench.config import Job, settings
 from seqbench.errors import UsageError
 from seqbench.plan import WORKING, Unit, bundled, finished
 from seqbench.records import Run
+from seqbench.sealed import Sealed
 from seqbench.secret import mask
 from seqbench.store import DamagedFile
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FROM_OUTSIDE = (signal.SIGKILL, *STOP_SIGNALS)  # what no run sends to itself
 _POLL_S = 0.25
 _JOIN_S = 1.0
 _DYING_S = 0.5  # a killed process group lets go of its locks only once its memory is torn down
@@ -38,14 +39,21 @@ _LAST_LINES = 5
 _LAST_BYTES = 1 << 16
 _LONGEST_TMPDIR = 64
 
+Again = Callable[[Sequence[Unit], str], None]
+
 
 @dataclass
 class Death:
-    """Why a run that left no record of its own ended."""
+    """Why a run that left no record of its own ended.
+
+    Attributes:
+        outside: nothing in the run or its settings was the reason, so that another try may end otherwise.
+    """
 
     status: str
     kind: str
     message: str
+    outside: bool = False
 
 
 @dataclass
@@ -111,12 +119,18 @@ def _short_socket_names() -> None:
 
 
 class Pool:
-    """Runs units in child processes forked from a warm server that has imported torch."""
+    """Runs units in child processes forked from a warm server that has imported torch.
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    Args:
+        slots: units side by side.
+        again: told of units that start again, as their process was killed from outside, and how it was.
+    """
+
+    def __init__(self, slots: int, again: Again = lambda _units, _why: None) -> None:
+        self.slots, self._again = slots, again
         self._context = warm_server()
         self._running: list[Child] = []
+        self._lost: Counter[str] = Counter()  # how often a unit's process was killed from outside
 
     @property
     def running(self) -> list[Unit]:
@@ -182,12 +196,30 @@ class Pool:
                     else:
                         ended.append(child)
                 self._enforce_limits()
+                waiting.extendleft(bundled([child.unit for child in ended if self._starts_again(child)]))
                 for child in ended:
+                    if child not in self._running:
+                        continue
                     leaves = self._leaves_others(child)
                     self._running.remove(child)
                     yield child.unit, child.run if leaves and child.run else _outcome(child)
         finally:
             self._stop_all()
+
+    def _starts_again(self, child: Child) -> bool:
+        """Whether a unit that was killed from outside is to run again; then nothing of it is left."""
+        if child.process.is_alive() or child.death is not None:
+            return False
+        child.listen()
+        death, before = _cause(child), self._lost[child.unit.identity]
+        if child.run is not None or not death.outside or before >= child.unit.job.retries:
+            return False
+        end_group(child.process)
+        child.inbox.close()
+        self._running.remove(child)
+        self._lost[child.unit.identity] += 1
+        self._again([child.unit], death.message)
+        return True
 
     def _leaves_others(self, child: Child) -> bool:
         """Whether a unit has ended while others in the same process are still at work."""
@@ -247,24 +279,6 @@ class Pool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@dataclass(frozen=True)
-class Sealed:
-    """What a child works on, closed until it has loaded the files that its parent was told to load."""
-
-    files: tuple[Path, ...]
-    content: bytes
-
-    @classmethod
-    def of(cls, content: Any) -> Sealed:
-        """Close something."""
-        return cls(tuple(userfile.loaded()), pickle.dumps(content))
-
-    def opened(self) -> Any:
-        """Load the files, then open; the content comes from the parent process and from nowhere else."""
-        userfile.load_all(self.files)
-        return pickle.loads(self.content)
-
-
 def _execute(sealed: Sealed, outboxes: list[Connection]) -> None:
     from seqbench.worker import execute
 
@@ -298,7 +312,8 @@ def _cause(child: Child) -> Death:
         return Death("oom", "OutOfMemory", "the kernel ended it for want of memory")
     killed = code is not None and code < 0
     words = _in_words(code) + (", or its server has gone" if code == _LOST else "")
-    return Death("killed" if killed else "failed", "ProcessEnded", words)
+    outside = code == _LOST or (code is not None and -code in _FROM_OUTSIDE)
+    return Death("killed" if killed else "failed", "ProcessEnded", words, outside)
 
 
 def _in_words(code: int | None) -> str:

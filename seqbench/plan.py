@@ -28,7 +28,7 @@ class Unit:
         jobs: the job of the run, one rung each; a speed unit times several rungs.
         asked: hash of what is measured: settings and seed.
         ground: hashes of what it stands on, by part: "code" (with versions, threads and device), "model" and
-            "task" (plugin source, outside data), "machine".
+            "task" (plugin source, outside data), "machine" (any, where the job may run anywhere).
         identity: hash of both; equal identities give equal results.
         companion: a canary that nobody named; its score is a floor of its task.
         base: what a run has in common with the trials by which it was tuned; empty where there are none.
@@ -177,7 +177,7 @@ def _asked(kind: str, job: Job) -> dict[str, Any]:
 
     Networks that are trained as one round otherwise than each alone; which ones they are changes last bits.
     """
-    plain = settings(job)
+    plain = settings(job) | {"device": expected_device(job)}
     if kind == "speed":
         return {key: value for key, value in plain.items() if key != "stack"}
     as_one = {"stack": job.stack} if stack_size(job) > 1 else {}
@@ -197,13 +197,18 @@ def ground_of(job: Job) -> dict[str, str]:
         },
         "model": {"plugin": environment.plugin_sha256(model)},
         "task": {"plugin": environment.plugin_sha256(task), "data": job.task.fingerprint()},
-        "machine": {
-            "cpu": environment.cpu_model(),
-            "instructions": environment.instruction_set(),
-            "native": native.fingerprint(),
-        },
+        "machine": {"any": True} if job.anywhere else _machine(),
     }
     return {name: store.digest(part)[:16] for name, part in parts.items()}
+
+
+def _machine() -> dict[str, Any]:
+    """What decides the last bits of a result on this machine."""
+    return {
+        "cpu": environment.cpu_model(),
+        "instructions": environment.instruction_set(),
+        "native": native.fingerprint(),
+    }
 
 
 def finished(unit: Unit) -> Run | None:

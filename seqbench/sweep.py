@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from seqbench import environment, ledger, locks, records, store, tune, tuned_file
+from seqbench.collected import Plan
 from seqbench.config import Job, settings
 from seqbench.display import Display, outcome
 from seqbench.errors import UsageError
 from seqbench.isolate import Pool
+from seqbench.launch.base import Engine
+from seqbench.launch.choice import Choice
+from seqbench.launch.crew import Crew
+from seqbench.outlook import foresee
+from seqbench.pace import Chosen, Pace, check, seeded
 from seqbench.plan import Unit, expected_device, finished, plan
 from seqbench.records import Run
 
@@ -34,7 +42,8 @@ def sweep_folder(jobs: list[Job]) -> Path:
     tasks = "+".join(dict.fromkeys(one.task.name for one in jobs))
     models = "-".join(dict.fromkeys(one.model.name for one in jobs))
     search = {"tune": job.tune, **dataclasses.asdict(job.tuning), "dir": None} if job.tune else {}
-    digest = store.digest({"jobs": [settings(one) for one in jobs], **search})
+    plain = [settings(one) | {"device": expected_device(one)} for one in jobs]
+    digest = store.digest({"jobs": plain, **search})
     return Path(job.runs_dir) / records.folder_name(f"{tasks} {models}", digest)[:80]
 
 
@@ -60,6 +69,19 @@ def slots(job: Job) -> int:
 
 
 @dataclass(frozen=True)
+class Start:
+    """How a command started.
+
+    Attributes:
+        began: monotonic clock when it did.
+        settled: waits until nothing of it disturbs what is timed.
+    """
+
+    began: float
+    settled: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class Swept:
     """What a command ran.
 
@@ -73,32 +95,97 @@ class Swept:
     unrecorded: tuple[str, ...]
 
 
-def run_sweep(jobs: list[Job], command: list[str], console: Console) -> Swept:
+def run_sweep(
+    jobs: list[Job],
+    command: list[str],
+    console: Console,
+    launcher: Choice | None = None,
+    start: Start | None = None,
+) -> Swept | None:
     """Run everything that is not done yet: with ``tune`` first the trials, then the comparison.
+
+    Args:
+        launcher: what does the runs, where that is not this process.
+        start: when the command began; now, where it is not given.
+
+    Returns:
+        What was run; None where the command only asked what would be.
 
     Raises:
         UsageError: the data of a task, or what was asked of tuning or matching, cannot be used; nothing
             has been trained.
         KeyboardInterrupt: stopped by the user; what was running is recorded as interrupted.
     """
+    check(jobs, launched=launcher is not None)
+    ahead = None
+    if jobs[0].budget or jobs[0].dry_run:
+        ahead = _ahead(
+            jobs, command, console, start or Start(time.monotonic()), launched=launcher is not None
+        )
+        if jobs[0].dry_run:
+            return None
+        jobs = ahead[1].jobs
     studies = tune.studies(jobs, command)
-    work = Work(sweep_folder([study.job for study in studies] or jobs), jobs, command, console)
-    if not studies:
-        work.stage(lambda: plan(jobs, work.folder))
-        return work.swept()
-    found = tune.search(studies, lambda units, line: work.stage(lambda: units, line), work.folder)
-    if found is None:
-        return work.swept()
-    work.tell(found)
-    work.stage(lambda: tune.marked(plan(tune.compared(found), work.folder), found, work.folder))
+    folder = sweep_folder([study.job for study in studies] or jobs)
+    engine = launcher.engine() if launcher else None
+    with contextlib.closing(engine) if engine else contextlib.nullcontext():
+        return _run_all(Work(folder, jobs, command, console, engine), studies, ahead)
+
+
+def _ahead(
+    jobs: list[Job], command: list[str], console: Console, start: Start, *, launched: bool
+) -> tuple[Pace, Chosen]:
+    """What the command will do and how long it takes, said before anything runs."""
+    start.settled()
+
+    def place(some: Sequence[Job]) -> Path:
+        studies = tune.studies(some, command)
+        return sweep_folder([study.job for study in studies] or list(some))
+
+    return foresee(jobs, command, place, slots(jobs[0]), console, start.began, launched=launched)
+
+
+def _run_all(work: Work, studies: list[tune.Study], ahead: tuple[Pace, Chosen] | None) -> Swept:
+    """The trials, where there are any, then the comparison: at once, or as the clock allows."""
+    found: list[tune.Finding] = []
+    if studies:
+        some = tune.search(studies, lambda units, line: work.stage(lambda: units, line), work.folder)
+        if some is None:
+            return work.swept()
+        work.tell(some)
+        found = some
+
+    def planned(seeds: list[int]) -> list[Unit]:
+        if not found:
+            return plan(seeded(work.jobs, seeds), work.folder)
+        tuned = [one.at_seeds(seeds) for one in found]
+        return tune.marked(plan(tune.compared(tuned), work.folder), tuned, work.folder)
+
+    if ahead is not None:
+        pace, chosen = ahead
+        for units, line in pace.stages(chosen, planned):
+            if not work.stage(functools.partial(list, units), line):
+                break
+    elif found:
+        work.stage(lambda: tune.marked(plan(tune.compared(found), work.folder), found, work.folder))
+    else:
+        work.stage(lambda: plan(work.jobs, work.folder))
     return work.swept()
 
 
 class Work:
     """A sweep under way: what its command has planned so far, and what could not be recorded."""
 
-    def __init__(self, folder: Path, jobs: list[Job], command: list[str], console: Console) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobs: list[Job],
+        command: list[str],
+        console: Console,
+        engine: Engine | None = None,
+    ) -> None:
         self.folder, self.jobs, self.command, self.console = folder, jobs, command, console
+        self.engine = engine
         self.units: list[Unit] = []
         self.left: list[str] = []
         self._prepared: set[str] = set()
@@ -129,7 +216,7 @@ class Work:
         if remark:
             say(self.console, remark)
         try:
-            unrecorded, whole = _run(self.jobs[0], todo, len(units), self.console)
+            unrecorded, whole = _run(self.jobs[0], todo, len(units), self.console, self.engine)
         except KeyboardInterrupt:
             say(self.console, ledger.tally(self.folder, written))
             raise
@@ -140,14 +227,13 @@ class Work:
     def _prepare(self, todo: list[Unit]) -> None:
         """Check the device, cache data sets and solve widths: once, before anything is trained."""
         data = self._new({_key(unit, "task"): unit for unit in todo})
-        networks = self._new(
-            {_key(unit, "task", "model", "network", "match"): unit for unit in _matched(todo)}
-        )
+        solved = [unit for unit in _matched(todo) if _solved_here(unit)]
+        networks = self._new({_key(unit, "task", "model", "network", "match"): unit for unit in solved})
         try:
             with tempfile.TemporaryDirectory(prefix="seqbench-") as scratch:
                 failure = Path(scratch) / "failure.txt"
                 if data:
-                    Pool(1).prepare([unit.job for unit in data], failure)
+                    Pool(1).prepare([_for_data(unit.job) for unit in data], failure)
                 if not self.units and any(unit.job.match.by == "time" for unit in networks):
                     say(self.console, "matching the time of a step: some seconds for each model")
                 if networks:
@@ -182,6 +268,19 @@ def _key(unit: Unit, *groups: str) -> str:
     """Some of a unit's settings, as a hash."""
     jobs = [{name: settings(job)[name] for name in ("device", *groups)} for job in unit.jobs]
     return store.digest({"jobs": jobs})
+
+
+def _solved_here(unit: Unit) -> bool:
+    """Whether this machine can tell a unit's width: times are those of the machine that runs it."""
+    return not (unit.job.anywhere and unit.job.match.by == "time")
+
+
+def _for_data(job: Job) -> Job:
+    """A job as its data are prepared here: on a device that this machine has, where another one runs it."""
+    if not job.anywhere:
+        return job
+    train = dataclasses.replace(job.train, precision="float32", cuda_graph=False)
+    return dataclasses.replace(job, device="cpu", train=train)
 
 
 def _matched(units: list[Unit]) -> list[Unit]:
@@ -221,8 +320,10 @@ def _forget(units: list[Unit]) -> None:
                 store.remove(unit.folder / records.CHECKPOINT_FILE)
 
 
-def _run(job: Job, todo: list[Unit], total: int, console: Console) -> tuple[list[tuple[Unit, Run]], bool]:
-    """Train side by side, then time alone.
+def _run(
+    job: Job, todo: list[Unit], total: int, console: Console, engine: Engine | None
+) -> tuple[list[tuple[Unit, Run]], bool]:
+    """Train side by side, then time alone: by an engine, or else here; on this machine time always here.
 
     Returns:
         The runs whose record could not be written, and whether to go on after them.
@@ -231,7 +332,9 @@ def _run(job: Job, todo: list[Unit], total: int, console: Console) -> tuple[list
     with Display(console, total, total - len(todo)) as display:
         for kinds, at_once in ((("trial", "train"), slots(job)), (("speed",), 1)):
             some = [unit for unit in todo if unit.kind in kinds]
-            with contextlib.closing(Pool(at_once).run(some, display.tick)) as ended:
+            here = engine is None or (kinds == ("speed",) and not engine.remote)
+            crew = Pool(at_once, display.again) if engine is None or here else Crew(engine, display.again)
+            with contextlib.closing(crew.run(some, display.tick)) as ended:
                 for unit, run in ended:
                     display.ended(unit, run)
                     if run.status != "done" and not _recorded(unit):
@@ -251,7 +354,7 @@ def _recorded(unit: Unit) -> bool:
     return (unit.folder / records.RUN_FILE).exists()
 
 
-def _settle(folder: Path, own: ledger.Plan, unrecorded: list[tuple[Unit, Run]]) -> None:
+def _settle(folder: Path, own: Plan, unrecorded: list[tuple[Unit, Run]]) -> None:
     """Write what could not be written while the disk was full or the folder gone, if that works now."""
     for unit, run in unrecorded:
         with contextlib.suppress(OSError):  # also where another sweep is at work on the run

@@ -195,7 +195,7 @@ def test_every_model_and_every_task_composes(every_job):
 
 
 @pytest.mark.parametrize("task", plugins("task"))
-def test_the_same_budget_goes_to_every_model_of_a_task(every_job, task):
+def test_the_same_recipe_goes_to_every_model_of_a_task(every_job, task):
     first, *others = [job for job in every_job if job.task.name == task]
     for job in others:
         assert (
@@ -235,13 +235,13 @@ def test_every_experiment_composes(name):
     assert cli.compose(["-m", f"experiment={name}"])
 
 
-def test_every_tuned_file_and_budget_belongs_to_something():
+def test_every_tuned_file_and_recipe_belongs_to_something():
     tasks, models = plugins("task"), plugins("model")
     for path in (cli.conf_folder() / "tuned").glob("*.yaml"):
         task, model = path.stem.split("-", 1)
         assert task in tasks, path
         assert model in models, path
-    assert {path.stem for path in (cli.conf_folder() / "budget").glob("*.yaml")} <= set(tasks)
+    assert {path.stem for path in (cli.conf_folder() / "recipe").glob("*.yaml")} <= set(tasks)
 
 
 def test_cfg_job_prints_the_composed_settings_and_runs_nothing(seqbench, tmp_path):

@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = ROOT / "requirements"
-HASHED, UNHASHED = ("build.txt", "bench.txt", "test.txt", "lint.txt"), "torch.txt"
+CHECKS = ("build.txt", "bench.txt", "test.txt", "lint.txt")  # what `make lint` installs, besides torch
+HASHED, UNHASHED = (*CHECKS, "launchers.txt"), "torch.txt"
 APART = "peers.txt"  # for the peers of `make perf`, in an environment of their own
 TORCH_FAMILY = re.compile(r"torch|triton|(nvidia|cuda)-[a-z0-9-]+")
 FOR_USERS = {
@@ -82,7 +83,7 @@ def test_everything_that_pyproject_asks_for_is_pinned_within_its_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     extras = project["project"]["optional-dependencies"]
-    assert set(extras) == {"test", "dev", *FOR_USERS}
+    assert set(extras) == {"test", "dev", "slurm", "ray", *FOR_USERS}
     asked += [text for name, some in extras.items() if name not in FOR_USERS for text in some]
     known = pins()
     left, seen = [("pyproject.toml", Requirement(text), "") for text in asked], set()
@@ -116,7 +117,7 @@ def test_the_makefile_lets_pip_install_nothing_unchecked_but_torch_and_seqbench_
     command = ["make", "--dry-run", "--no-print-directory", f"VENV={tmp_path}", "lint"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     installs = [line for line in shown.splitlines() if " pip install " in line]
-    assert len(installs) == len(HASHED) + 2
+    assert len(installs) == len(CHECKS) + 2
     for line in installs:
         checked = " --require-hashes --no-deps -r requirements/" in line
         assert checked or line.endswith((f" -c requirements/{UNHASHED} torch", " --no-deps -e .")), line

@@ -45,13 +45,13 @@ def test_the_same_job_twice_is_run_once(job, tmp_path):
 
 
 IDENTITY_CHANGES = {
-    "train": {"lr": 0.5}, "network": {"dropout": 0.1}, "match": {"target": 1_000}, "device": "cpu",
+    "train": {"lr": 0.5}, "network": {"dropout": 0.1}, "match": {"target": 1_000}, "device": "cuda",
     "probes": [],
 }  # fmt: skip
 NO_CHANGES = {
     "seeds": [0, 1, 2], "workers": 7, "sweep": "name", "runs_dir": "elsewhere", "reports_dir": "there",
     "cache_dir": "here", "force": True, "fail_fast": True, "limit": {"time_s": 5.0, "memory_mib": 100.0},
-    "checkpoint_s": 1.0, "report": "lesson",
+    "checkpoint_s": 1.0, "report": "lesson", "retries": 0,
 }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_the_written_plan_lists_every_run_and_its_reference(make_job, tmp_path):
     assert written["reference"] == "lstm"  # a canary is no reference
     assert written["models"] == ["bag", "lstm", "rnn"]
     records.write_plan(tmp_path, written)
-    assert records.read_plan(tmp_path) == {**written, "schema": records.SCHEMA}
+    assert records.read_plan(tmp_path) == {**written, "schema": records.PLAN_SCHEMA}
 
 
 def test_how_speed_is_measured_does_not_change_what_training_gives(job, tmp_path):

@@ -169,7 +169,7 @@ def test_what_vmap_does_not_know_is_trained_alone_and_says_so(run_python, tmp_pa
 def test_a_process_that_ends_takes_its_unfinished_seeds_along(run_python, tmp_path, how, status, message):
     (tmp_path / "odd.py").write_text(STACKED)
     command = ["odd.py", "model=odd", "model.how=fine", *SMALL, "seeds=2", "stack=2", "checkpoint_s=0"]
-    command += ["limit.time_s=4" if how == "hang" else "limit.time_s=60"]
+    command += ["limit.time_s=4" if how == "hang" else "limit.time_s=60", "retries=0"]
     result = run_python(*command, ODD=how)
     assert result.returncode == 1, result.stdout + result.stderr
     runs = runs_below(tmp_path)

@@ -83,7 +83,9 @@ def _swept(setting: str, more: list[str], console: Console) -> Sweep:
     """Run the sweep of a setting (what is finished is reused) and read it."""
     words = [*setting.split(), *more, "speed.enabled=false", "canaries=false"]
     console.print(f"python -m seqbench {' '.join(words)}", highlight=False)
-    return read_sweep(run_sweep(compose(words), words, console).folder)
+    swept = run_sweep(compose(words), words, console)
+    assert swept is not None  # as it is for a dry run
+    return read_sweep(swept.folder)
 
 
 def told(claim: Exact | Trained, verdict: Verdict) -> Text:

@@ -1,0 +1,1 @@
+"""Sweeps on a real one-node Slurm and a real local Ray: what `make launchers` runs."""
