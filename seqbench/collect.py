@@ -111,7 +111,7 @@ def collect(folder: Path, others: list[Path]) -> tuple[Told, Mapping[str, int], 
     store.make_folder(folder)
     with locks.file_lock(folder / records.LOCK_FILE):
         start = _start(folder, plans)
-        adoption = Adoption(start["runs"])
+        adoption = Adoption(start["runs"], folder)
         for other in others:
             _take_all(folder, other, start, adoption, told)
         hints, commands = _hints(start, plans)

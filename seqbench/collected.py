@@ -174,12 +174,15 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {  # parts of an entry that may be 
 # What a folder holds
 
 
-def grown(plan: Plan, folder: Path, hints: Mapping[str, Hint] | None = None) -> tuple[Plan, Found]:
+def grown(
+    plan: Plan, folder: Path, hints: Mapping[str, Hint] | None = None, *, fill: bool = True
+) -> tuple[Plan, Found]:
     """A plan together with the runs in its sweep's folder that it does not name, where they are comparable.
 
     Args:
         plan: as :func:`tidy` gives it.
         hints: what other plans say of runs, by identity.
+        fill: a finished run of another machine takes the place of a planned one that has no record.
     """
     found = Found()
     named = {entry["folder"] for entry in plan["runs"]}
@@ -189,6 +192,7 @@ def grown(plan: Plan, folder: Path, hints: Mapping[str, Hint] | None = None) -> 
         elif entry := entry_of(name, run):
             found.entries.append(entry)
             found.records[name] = run
+    plan = _filled(folder, plan, found) if fill else plan
     _adopt(folder, plan, found)
     return (_joined(plan, found, hints or {}), found) if found.entries else (plan, found)
 
@@ -232,6 +236,35 @@ def entry_of(name: str, run: Run) -> Entry | None:
     )
 
 
+def _filled(folder: Path, plan: Plan, found: Found) -> Plan:
+    """The plan with finished runs of other machines in the place of the same ones without a record."""
+    ground = grounds(plan["runs"])
+    ended = {
+        entry.get("asked"): entry
+        for entry in found.entries
+        if found.records[entry["folder"]].status in records.ENDED and not cause(ground, entry)
+    }
+    runs = []
+    for entry in plan["runs"]:
+        other = ended.get(entry.get("asked"))
+        if other is not None and _fills(folder, other, entry, found.records[other["folder"]]):
+            found.entries.remove(other)
+            del found.records[other["folder"]], ended[other.get("asked")]
+            runs.append({**entry, **{key: other[key] for key in ("folder", "identity", "ground")}})
+        else:
+            runs.append(entry)
+    return {**plan, "runs": runs}
+
+
+def _fills(folder: Path, other: Entry, entry: Entry, run: Run) -> bool:
+    """Whether a run is whole, and the planned one has no record."""
+    return not _has_record(folder, entry) and records.files_intact(folder / other["folder"], run)
+
+
+def _has_record(folder: Path, entry: Mapping[str, Any]) -> bool:
+    return Path(folder, entry["folder"], records.RUN_FILE).exists()
+
+
 def _adopt(folder: Path, plan: Plan, found: Found) -> None:
     """Keep of what was found what the plan can take, those that are compared first; count the rest."""
     beside = {entry["model"] for entry in plan["runs"] if entry.get("companion")}
@@ -254,14 +287,18 @@ def _adopt(folder: Path, plan: Plan, found: Found) -> None:
 
 
 class Adoption:
-    """Decides which further runs may stand beside those of a plan."""
+    """Decides which further runs may stand beside those of a plan.
 
-    def __init__(self, planned: Sequence[Mapping[str, Any]]) -> None:
+    Args:
+        folder: of the sweep, where runs may take the place of those that have no record; None: they may not.
+    """
+
+    def __init__(self, planned: Sequence[Mapping[str, Any]], folder: Path | None = None) -> None:
         self._ground = grounds(planned)
         self._asked: dict[Any, str] = {}
         self._contests: set[tuple[Any, Any]] = set()
         for entry in planned:
-            self._note(entry)
+            self._note(entry, pending=folder is not None and not _has_record(folder, entry))
 
     def why_not(self, entry: Mapping[str, Any]) -> str:
         """Why a run cannot be adopted, in words; empty where it can."""
@@ -278,8 +315,8 @@ class Adoption:
             self._ground.setdefault(part, set()).add(value)
         self._note(entry)
 
-    def _note(self, entry: Mapping[str, Any]) -> None:
-        if isinstance(asked := entry.get("asked"), str) and asked:
+    def _note(self, entry: Mapping[str, Any], *, pending: bool = False) -> None:
+        if isinstance(asked := entry.get("asked"), str) and asked and not pending:
             self._asked.setdefault(asked, _machine(entry))
         if not entry.get("companion"):
             self._contests.add((entry.get("model"), entry.get("task")))

@@ -79,7 +79,7 @@ def write(folder: Path, new: Plan) -> tuple[Plan, str]:
                 (folder / records.PLAN_FILE).replace(aside)
             earlier = {"runs": [], "commands": []}
             remark = f"{error}; it is kept as {aside.name}, and its runs were found again by their records"
-        plan, _ = collected.grown(extended(new, earlier), folder)
+        plan, _ = collected.grown(extended(new, earlier), folder, fill=False)
         records.write_plan(folder, plan)
     return plan, remark
 

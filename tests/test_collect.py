@@ -209,6 +209,35 @@ def test_the_same_run_from_another_machine_is_left_out(tmp_path: Path, capsys):
     assert (dict(sweep.left_out), len(sweep.runs)) == ({collected.ELSEWHERE: 4}, 8)
 
 
+@pytest.mark.parametrize("by_command", [False, True])
+def test_a_planned_run_without_a_record_is_filled_by_the_same_one_of_another_machine(
+    tmp_path: Path, by_command
+):
+    first = sweep_at(tmp_path / "a/s", runs(range(3)), "a")
+    second = sweep_at(tmp_path / "b/s", runs(range(1, 4), machine="there"), "b")
+    for run_ in runs([2]):  # a was stopped before its last seed
+        shutil.rmtree(first / folder_of(run_[0]))
+    if by_command:
+        assert run(first, second) == 1  # seed 1 is there already
+        assert records.read_plan(first)["commands"] == [["a"], ["b"]]
+    sweep = read_sweep(first if by_command else copied(second, first, plan=False))
+    assert set(sweep.runs["status"]) == {"done"}
+    assert sorted(sweep.runs["seed"]) == sorted([0, 1, 2, 3] * 2)
+    assert sweep.labels == list(SCORES)
+    assert by_command or dict(sweep.left_out) == {collected.ELSEWHERE: 2}
+
+
+def test_a_command_does_its_own_runs_whatever_was_copied(tmp_path: Path):
+    first = sweep_at(tmp_path / "a/s", runs(range(2)), "a")
+    plan = records.read_plan(first)
+    second = sweep_at(tmp_path / "b/s", runs(range(2), machine="there"), "b")
+    for run_ in runs([1]):
+        shutil.rmtree(first / folder_of(run_[0]))
+    copied(second, first, plan=False)
+    written, _ = ledger.write(first, plan)
+    assert {entry["folder"] for entry in written["runs"]} == {entry["folder"] for entry in plan["runs"]}
+
+
 def test_canaries_beside_the_comparison_stay_beside_it(tmp_path: Path):
     first = sweep_at(tmp_path / "a/s", runs(range(2), ("rnn", "bag")), "a", beside=["bag"])
     second = sweep_at(tmp_path / "b/s", runs(range(2, 4), ("rnn", "bag")), "b", beside=["bag"])
