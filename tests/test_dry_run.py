@@ -105,7 +105,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def first(python_in, folder):
     began = time.monotonic()
-    result = python_in(folder, "-m", "seqbench", *SMALL, "budget=25s", "train.lr=0.01")
+    result = python_in(folder, "-m", "seqbench", *SMALL, "budget=20s", "train.lr=0.01")
     return result, time.monotonic() - began
 
 
@@ -126,7 +126,7 @@ def test_a_budget_runs_the_same_seeds_of_every_model_and_ends_in_time(first, fol
     assert seeds["rnn"] == seeds["gru"] == set(range(len(seeds["rnn"])))
     assert len(seeds["rnn"]) >= 3
     assert seeds["bag"] == seeds["constant"] == {0}
-    assert 0.6 * 25 < took < 1.4 * 25  # others use the machine too; alone it is 15 %
+    assert 0.5 * 20 < took < 1.5 * 20  # others use the machine too; alone it is 15 %
     (plan_file,) = folder.glob("runs/*/plan.json")
     planned = {run["folder"] for run in records.read_plan(plan_file.parent)["runs"]}
     assert planned == set(runs_below(folder))

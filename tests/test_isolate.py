@@ -84,7 +84,7 @@ OUTCOMES = {
     "os-exit": ("failed", "ProcessEnded", "exit code 3"),
     "kill": ("killed", "ProcessEnded", "signal 9"),
     "segfault": ("killed", "ProcessEnded", "signal 11"),
-    "hang": ("timeout", "TimeLimit", "longer than limit.time_s=15"),
+    "hang": ("timeout", "TimeLimit", "longer than limit.time_s=10"),
     "oom": ("oom", "RuntimeError", "can't allocate memory"),
     "no-encoder": ("failed", "TypeError", "build() returned Linear"),
     "nan": ("diverged", "Diverged", "step 1: loss nan"),
@@ -102,7 +102,7 @@ def sweep(python_in, tmp_path_factory) -> tuple[Path, subprocess.CompletedProces
     (folder / "faulty.py").write_text(FAULTY)
     result = python_in(
         folder, "faulty.py", "-m", "model=faulty", f"model.how={','.join(OUTCOMES)}", *TINY, "seeds=1",
-        "speed.enabled=false", "limit.time_s=15", "workers=2", timeout=150,
+        "speed.enabled=false", "limit.time_s=10", "workers=2", timeout=150,
     )  # fmt: skip
     return folder, result
 

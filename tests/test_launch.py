@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_isolate import MINE, TINY, runs_below, start, wait_until
 
-from seqbench import environment, records
+from seqbench import environment, records, userfile
 from seqbench.errors import UsageError
 from seqbench.isolate import Death, write_failure
 from seqbench.launch import on_worker, parallel
@@ -231,6 +231,7 @@ def test_runs_are_seen_as_they_end_and_closing_cancels_the_rest(units):
 
 def test_a_workers_process_does_the_batch_and_says_what_became_of_it(units, monkeypatch, tmp_path):
     monkeypatch.setenv("SEQBENCH_LOCKS", str(tmp_path))
+    monkeypatch.setattr(userfile, "_modules", {})  # files of other tests
     mine = trained(units, 0)
     told = json.loads(on_worker.do(Order.of(mine, 1).packed()))
     assert told == {u.identity: {"status": "done", "recorded": True, "again": []} for u in mine}

@@ -98,23 +98,21 @@ start() {
   exit 4
 }
 
-alive() { [ -f "$folder/run/$1.pid" ] && kill -0 "$(cat "$folder/run/$1.pid")" 2>/dev/null; }
-
 stop() {
-  local daemon
+  local daemon pid
   scancel --quiet --user="$user" 2>/dev/null || true
   for _ in $(seq 100); do
     [ -z "$(squeue --noheader 2>/dev/null)" ] && break
     sleep 0.1
   done
   for daemon in slurmd slurmctld munged; do # the order matters: each needs those after it to end well
-    alive "$daemon" || continue
-    kill "$(cat "$folder/run/$daemon.pid")"
+    pid=$(cat "$folder/run/$daemon.pid" 2>/dev/null) || continue
+    kill "$pid" 2>/dev/null || continue
     for _ in $(seq 100); do
-      alive "$daemon" || break
+      kill -0 "$pid" 2>/dev/null || break
       sleep 0.1
     done
-    if alive "$daemon"; then kill -KILL "$(cat "$folder/run/$daemon.pid")"; fi
+    kill -KILL "$pid" 2>/dev/null || true
   done
 }
 

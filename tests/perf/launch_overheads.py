@@ -28,7 +28,7 @@ TINY = [
     "model=rnn,gru", "task=temporal_order", "task.lengths=[8]", "train.steps=4", "train.eval_every=4",
     "probes=[]", "train.eval_examples=8", "train.test_examples=8", "canaries=false", "speed.enabled=false",
 ]  # fmt: skip
-FEW, MANY = 2, 22  # seeds of each of two models
+FEW, MANY = 2, 12  # seeds of each of two models
 REPEATS = 3
 
 
